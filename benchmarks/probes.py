@@ -23,6 +23,7 @@ import yaml
 from gate_cache.analysis.probe import ProbeOptions, probe
 from gate_cache.core.roots import Roots
 from gate_cache.extraction.extract import extract
+from gate_cache.learn.metrics.dense import accuracy
 from gate_cache.learn.metrics.intervals import gain
 from gate_cache.learn.metrics.items import Items
 from gate_cache.learn.modules import probes
@@ -67,7 +68,7 @@ def compare(work: Workspace, folder: Path) -> None:
     best = {r.method.role: r.key for r in found.rows if r.method.head == "linear"}
     for row in [r for r in found.rows if r.method.head]:  # not the floor
         ahead, between = gain([counts[best[row.method.role]]], [counts[row.key]],
-                              lambda total: 100 * float(total[0].sum() / total[1].sum()))
+                              accuracy)
         print(f"{row.test['accuracy']:5.1f}  linear {ahead:+.1f} ({between.low:.1f} to"
               f" {between.high:.1f})  {row.name}")
 

@@ -117,7 +117,8 @@ def ranks(units: Array, ids: Array, scores: Array) -> str:
     """
     where = np.unique(ids, return_inverse=True)[1].reshape(ids.shape)
     each = np.concatenate([units, scores[where].mean(1)[..., None]], -1)
-    interval = bootstrap(each, correlation, ids=ids)
+    interval = bootstrap(each, lambda totals: np.array([correlation(t) for t in totals]),
+                         ids=ids)
     return f"{correlation(each.sum(0)):+.2f} ({interval.low:.2f} to {interval.high:.2f})"
 
 

@@ -76,6 +76,7 @@ def test_every_family_is_the_cpus(family: str, models: Path, tmp_path: Path) -> 
     loaded = write(tmp_path / "toy.yaml", **sections(family))
     waited = assert_same_on_gpu(loaded, tmp_path, models)
     assert waited["event", "extraction/transfer.py:arrived"] > 3
+    assert beyond_bounds(waited) == [], waited
 
 
 TRANSFORMERS: dict[str, dict[str, Any]] = {

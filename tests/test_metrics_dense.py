@@ -196,7 +196,7 @@ def test_an_interval_covers_the_truth_as_often_as_it_says() -> None:
 
 
 def test_pairs_are_drawn_by_their_images() -> None:
-    rng, mean = np.random.default_rng(0), lambda total: float(total[0] / total[1])
+    rng, mean = np.random.default_rng(0), lambda totals: totals[:, 0] / totals[:, 1]
     a, b = np.array([(a, b) for a in range(16) for b in range(16) if a != b]).T
     ids = np.stack([a, b], 1).astype(str)
     covered = []
@@ -211,7 +211,7 @@ def test_pairs_are_drawn_by_their_images() -> None:
 
 def test_bootstrap_of_a_ratio_draws_images_whole() -> None:
     units = np.array([[10, 10], [0, 1], [3, 6]])
-    low, high = bootstrap(units, lambda total: float(total[0] / total[1]))
+    low, high = bootstrap(units, lambda totals: totals[:, 0] / totals[:, 1])
     assert low == 0 and high == 1
 
 

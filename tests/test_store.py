@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,11 +19,13 @@ import zarr
 
 from gate_cache import FeatureStore
 from gate_cache.core.errors import DiskError, RowNotDone, StoreError
-from gate_cache.store.format.documents import resize
+from gate_cache.store.format import done
+from gate_cache.store.format.documents import resize, write_array
 from gate_cache.store.format.encodings import Encoding
 from gate_cache.store.format.groups import GroupWriter
 from gate_cache.store.format.layout import group_footprint, samples_footprint
 from gate_cache.store.format.samples import NewSample
+from gate_cache.store.places import local
 from gate_cache.store.places.disk import bytes_below, human
 from gate_cache.store.places.local import LocalFolder
 from gate_cache.store.writer import StoreWriter, open_writer
@@ -201,21 +204,23 @@ def test_images_added_later_extend_the_last_block(path: Path, full: FeatureStore
                                   maps(range(13))["up1"])
 
 
-@pytest.mark.parametrize("fails", ["up0", "up1", "done"])
+@pytest.mark.parametrize("fails", ["up0", "up1", "sums", "done"])
 @pytest.mark.parametrize("code", [errno.ENOSPC, errno.EROFS, errno.EDQUOT, errno.EACCES])
 def test_a_refused_write_leaves_the_block_undone(path: Path, monkeypatch: pytest.MonkeyPatch,
                                                  fails: str, code: int) -> None:
-    real = {1: LocalFolder.write, 3: LocalFolder.patch}
+    def refuse(name: str) -> None:
+        real = getattr(LocalFolder, name)
 
-    def refuse(self: LocalFolder, key: str, *rest: Any) -> None:
-        if f"/{fails}/" in key:
-            raise OSError(code, "refused")
-        real[len(rest)](self, key, *rest)
+        def write(self: LocalFolder, key: str, *rest: Any, **more: Any) -> Any:
+            if f"/{fails}/" in key:
+                raise OSError(code, "refused")
+            return real(self, key, *rest, **more)
+        monkeypatch.setattr(LocalFolder, name, write)
 
     with writing(path) as (_, group):
         group.write(range(4), maps(range(4)))
-        monkeypatch.setattr(LocalFolder, "write", refuse)
-        monkeypatch.setattr(LocalFolder, "patch", refuse)
+        refuse("_name")
+        refuse("patch")
         with pytest.raises(DiskError, match=r"run the same command again; what is done so far"):
             group.write(range(4, 8), maps(range(4, 8)))
         monkeypatch.undo()
@@ -225,6 +230,30 @@ def test_a_refused_write_leaves_the_block_undone(path: Path, monkeypatch: pytest
             FeatureStore.open(path)["plain"]["up0"][4]
         group.write(range(4, 8), maps(range(4, 8)))
     assert FeatureStore.open(path)["plain"]["up1"][5].max() == 5.5
+
+
+def test_marks_of_a_second_share_an_fsync_and_taking_one_back_waits_for_none(
+        tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder, syncs = LocalFolder(tmp_path), []
+    write_array(folder, "g/done", done.document(9, done.MARKS))
+    marks = done.BlockMarks(folder, "g")
+    marks.make_files(9)
+    real = os.fsync
+    monkeypatch.setattr(os, "fsync", lambda fd: syncs.append(real(fd)))
+    monkeypatch.setattr(local, "monotonic", lambda: 100.0)
+    marks.write(1, 1 << 32)
+    assert len(syncs) == 1
+    marks.write(2, 2 << 32)
+    assert len(syncs) == 1 and marks.read(2) == 2 << 32  # another process sees it, too
+    marks.write(1, 0)
+    assert len(syncs) == 2
+    folder.flush()
+    folder.flush()
+    assert len(syncs) == 3
+    marks.write(3, 1 << 32)
+    monkeypatch.setattr(local, "monotonic", lambda: 102.0)
+    marks.write(4, 1 << 32)
+    assert len(syncs) == 4
 
 
 def test_a_void_row_that_comes_back_is_undone_until_it_is_written(

@@ -5,13 +5,14 @@ from __future__ import annotations
 import csv
 import json
 import math
-import os
 import shutil
 import tracemalloc
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import dying
 import numpy as np
 import pytest
 import torch
@@ -172,18 +173,16 @@ def test_many_trials_read_as_often_as_one(root: Path, tmp_path: Path, cached: bo
 # ------------------------------------------------------------------------- several processes
 
 
-@pytest.mark.parametrize("file", [GRID, {"grid": {"gamma1": [0.0, 0.5]}}],
-                         ids=["a stream each", "one stream"])
 def test_processes_share_the_trials(root: Path, four: tuple[Swept, Path],  # noqa: F811
-                                    tmp_path: Path, file: dict[str, Any],
-                                    capsys: pytest.CaptureFixture[str]) -> None:
+                                    tmp_path: Path) -> None:
+    """A stream each; several of one are below."""
     loaded = manifest(tmp_path, **SHORT)
-    (tmp_path / "sweep.yaml").write_text(yaml.safe_dump(file))
+    (tmp_path / "sweep.yaml").write_text(yaml.safe_dump(GRID))
     points = load_sweep(tmp_path / "sweep.yaml", loaded)
     found = sweep_on(Workspace(loaded, Roots(stores=root / "stores", runs=tmp_path), "cpu"),
                      points, tmp_path / "out", 2)
-    names = [p.name if "seed" in p.name else f"{p.name},seed=0" for p in points]
-    assert [r.test for r in found.rows if r.trained] == [trained(four[0])[n].test for n in names]
+    assert trained(found).keys() == trained(four[0]).keys()
+    assert all(r.test == trained(four[0])[name].test for name, r in trained(found).items())
     assert [r.name for r in found.rows if not r.trained] == [
         r.name for r in four[0].rows if not r.trained]
     assert (tmp_path / "out" / "results.csv").exists()
@@ -201,22 +200,21 @@ def test_every_trial_is_in_one_share(tmp_path: Path) -> None:
             assert all(shares)
 
 
-def test_what_goes_wrong_in_a_process_is_told(root: Path, tmp_path: Path) -> None:  # noqa: F811
+def test_what_goes_wrong_in_a_process_is_told(tmp_path: Path,
+                                              monkeypatch: pytest.MonkeyPatch) -> None:
     loaded = manifest(tmp_path, **SHORT)
     (tmp_path / "sweep.yaml").write_text(yaml.safe_dump(GRID))
     points = load_sweep(tmp_path / "sweep.yaml", loaded)
+    monkeypatch.setattr(sweep_workers, "ProcessPoolExecutor",  # processes are below, and dear
+                        lambda workers, _: ThreadPoolExecutor(workers))
     with pytest.raises(UserError, match=r"nowhere.*toy\.zarr"):
         sweep_on(Workspace(loaded, Roots(stores=tmp_path / "nowhere", runs=tmp_path), "cpu"),
                  points, tmp_path / "out", 2)
 
 
-def die(*_: Any) -> str:
-    os._exit(9)
-
-
 def test_a_worker_that_is_killed_is_a_line(root: Path, tmp_path: Path,  # noqa: F811
                                            monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sweep_workers, "_share", die)
+    monkeypatch.setattr(sweep_workers, "_share", dying.die)
     loaded = manifest(tmp_path, **SHORT)
     (tmp_path / "sweep.yaml").write_text(yaml.safe_dump(GRID))
     points = load_sweep(tmp_path / "sweep.yaml", loaded)
@@ -224,17 +222,21 @@ def test_a_worker_that_is_killed_is_a_line(root: Path, tmp_path: Path,  # noqa: 
         sweep_on(Workspace(loaded, Roots(stores=root / "stores")), points, tmp_path / "out", 2)
 
 
-def test_what_failed_in_a_process_is_not_tried_again(root: Path, tmp_path: Path,  # noqa: F811
-                                                     monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_failed_in_a_process_is_not_tried_again(
+        root: Path, four: tuple[Swept, Path], tmp_path: Path,  # noqa: F811
+        monkeypatch: pytest.MonkeyPatch) -> None:
     loaded = manifest(tmp_path, **SHORT)
-    (tmp_path / "sweep.yaml").write_text(yaml.safe_dump({"grid": {"lr": [1e30, 5e-4]}}))
+    grid = {"gamma1": [0.0, 0.5], "lr": [loaded.manifest.train.lr, 1e30]}
+    (tmp_path / "sweep.yaml").write_text(yaml.safe_dump({"grid": grid}))
     points = load_sweep(tmp_path / "sweep.yaml", loaded)
     monkeypatch.setattr(Trial, "step", lambda *_: pytest.fail("trained by who asked"))
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "checkpoint-of-another-number-of-workers.pt").write_bytes(b"")
     found = sweep_on(Workspace(loaded, Roots(stores=root / "stores", runs=tmp_path), "cpu"),
                      points, tmp_path / "out", 2)
-    assert [r.name for r in found.failed] == ["lr=1e+30"]
+    assert [r.name for r in found.failed] == ["gamma1=0.0,lr=1e+30", "gamma1=0.5,lr=1e+30"]
+    assert [r.test for r in found.rows if r.trained and r not in found.failed] == [
+        trained(four[0])[f"gamma1={gamma1},seed=0"].test for gamma1 in (0.0, 0.5)]
     assert not list((tmp_path / "out").glob("checkpoint-*"))
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
@@ -19,7 +19,7 @@ from gate_cache.learn.features.pixel_grid import tiles
 from gate_cache.learn.features.reservoir import Draw, fill, pixel_bytes
 from gate_cache.learn.fit.trials import SOLVED, solve
 from gate_cache.learn.metrics.dense import accuracy, mean_iou
-from gate_cache.learn.metrics.intervals import Interval, bootstrap, gain
+from gate_cache.learn.metrics.intervals import Interval, Metric, bootstrap, gain
 from gate_cache.learn.metrics.pck import SELECTED, share
 from gate_cache.learn.mixing.vectors import Reading
 from gate_cache.learn.modules.matching import NearestNeighbour
@@ -43,7 +43,6 @@ AT_ONCE = 16
 RESERVOIR = 2**29
 """Bytes of training pixels at most."""
 Units = npt.NDArray[Any]
-Metric = Callable[[npt.NDArray[np.float64]], float]
 
 
 @dataclass(frozen=True)
@@ -264,7 +263,7 @@ def _watched(show: Progress, label: str, items: Sequence[Any], unit: str,
 def _ranked(features: Sequence[_Feature], counts: Sequence[Units], metric: Metric,
             ids: npt.NDArray[np.str_] | None = None) -> list[ProbeRow]:
     """Rows, the best first, each compared with it over the same images, or pairs of `ids`."""
-    values = [metric(table.sum(0)) for table in counts]
+    values = [float(metric(table.sum(0))) for table in counts]
     if math.isnan(values[0]):  # as all are: what counts is decided by labels alone
         raise UserError("nothing that is evaluated counts: no target's box has an extent, or all"
                         " pixels are ignored")

@@ -88,7 +88,7 @@ def floor(pictures: dict[str, list[tuple[Pixels, Pixels]]]) -> dict[str, Any]:
     model = HistGradientBoostingClassifier(random_state=0).fit(np.concatenate(x), np.concatenate(y))
     counts = np.array([_confusion(mask.ravel(), model.predict(described(image)))
                        for image, mask in pictures["test"]])
-    low, high = bootstrap(counts, _miou)
+    low, high = bootstrap(counts, lambda totals: np.array([_miou(t) for t in totals]))
     return {"RGB + position + blurs": {"mIoU": _miou(counts.sum(0)), "interval": [low, high]}}
 
 

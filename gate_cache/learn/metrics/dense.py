@@ -18,9 +18,9 @@ from gate_cache.datasets.common.base import IGNORED
 
 Labels = npt.NDArray[Any]
 Counts = npt.NDArray[Any]
-"""(3, classes): found, true and predicted pixels of each class; those of images add up.
+"""(…, 3, classes): found, true and predicted pixels of each class; those of images add up.
 
-Three more rows may follow: those of `scarce_counts`."""
+Three more rows may follow: those of `scarce_counts`. Metrics are of each table, (…)."""
 SCARCE_SIDE = 256
 """Pixels along each side at which ddpm-segmentation, and GATE's released code, count."""
 Floats = npt.NDArray[np.float64]
@@ -67,34 +67,35 @@ def _sampled(labels: Labels) -> Labels:
     return labels[np.ix_(rows, columns)]
 
 
-def mean_scarce_iou(found: Counts) -> float:
+def mean_scarce_iou(found: Counts) -> Floats:
     """mIoU in percent as ddpm-segmentation has it: a class that is nowhere counts as 0."""
-    return float(np.nan_to_num(iou(found[3:])).mean())
+    return np.asarray(np.nan_to_num(iou(found[..., 3:, :])).mean(-1))
 
 
 def iou(found: Counts) -> Floats:
-    """(classes,) intersection over union in percent; NaN where a class is nowhere."""
-    return _percent(found[0], found[1] + found[2] - found[0])
+    """(…, classes) intersection over union in percent; NaN where a class is nowhere."""
+    hits, true, predicted = (found[..., i, :] for i in range(3))
+    return _percent(hits, true + predicted - hits)
 
 
 def class_accuracy(found: Counts) -> Floats:
-    """(classes,) share of each true class that was found, in percent; NaN where there is none."""
-    return _percent(found[0], found[1])
+    """(…, classes) share of each true class that was found, in percent; NaN where there is none."""
+    return _percent(found[..., 0, :], found[..., 1, :])
 
 
-def mean_iou(found: Counts) -> float:
+def mean_iou(found: Counts) -> Floats:
     """mIoU in percent; NaN where nothing counts."""
     return _mean(iou(found))
 
 
-def mean_accuracy(found: Counts) -> float:
+def mean_accuracy(found: Counts) -> Floats:
     """mAcc in percent; NaN where nothing counts."""
     return _mean(class_accuracy(found))
 
 
-def accuracy(found: Counts) -> float:
+def accuracy(found: Counts) -> Floats:
     """aAcc (of pixels), or top-1 accuracy (of images), in percent; NaN where nothing counts."""
-    return float(_percent(found[0].sum(), found[1].sum()))
+    return _percent(found[..., 0, :].sum(-1), found[..., 1, :].sum(-1))
 
 
 def by_name(values: Floats, names: Sequence[str]) -> dict[str, float | None]:
@@ -108,6 +109,6 @@ def _percent(part: Any, whole: Any) -> Floats:
         return np.where(np.asarray(whole) > 0, 100 * np.true_divide(part, whole), np.nan)
 
 
-def _mean(values: Floats) -> float:
-    known = values[~np.isnan(values)]
-    return float(known.mean()) if len(known) else math.nan
+def _mean(values: Floats) -> Floats:
+    known = (~np.isnan(values)).sum(-1)
+    return np.asarray(np.nansum(values, -1) / np.where(known, known, np.nan))

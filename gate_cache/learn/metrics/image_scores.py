@@ -6,7 +6,7 @@ Apart from `dense`, which a report reads without torch.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -25,13 +25,12 @@ from gate_cache.learn.metrics.dense import (
     mean_scarce_iou,
     scarce_counts,
 )
-from gate_cache.learn.metrics.intervals import bootstrap
+from gate_cache.learn.metrics.intervals import Metric, bootstrap
 from gate_cache.learn.metrics.items import Items
 from gate_cache.learn.mixing.amalgamator import by_map
 from gate_cache.learn.mixing.weight_stats import weight_stats
 from gate_cache.learn.tasks.task import Scores
 
-Metric = Callable[[Counts], float]
 SCARCE = "mIoU/ddpm-segmentation"
 MOST_WEIGHTS = 100_000
 """Weights kept for statistics at most."""
@@ -89,14 +88,14 @@ class ImageScores:
         values: dict[str, Metric] = {"mIoU": mean_iou, "aAcc": accuracy, "mAcc": mean_accuracy,
                                      **({SCARCE: mean_scarce_iou} if self._scarce else {})}
         total = self._total()
-        per_image = list(map(mean_iou, self._images))
+        per_image = [float(mean_iou(c)) for c in self._images]
         return self._scores(values, "mIoU", per_image, interval,
                             {"IoU": by_name(iou(total), self.classes)}, ids)
 
     def classification(self, interval: bool, ids: Sequence[str] = ()) -> Scores:
         """Top-1 accuracy over all images, and the mean over classes; as `segmentation`."""
         values: dict[str, Metric] = {"accuracy": accuracy, "class accuracy": mean_accuracy}
-        per_image = [accuracy(c) for c in self._images]
+        per_image = [float(accuracy(c)) for c in self._images]
         return self._scores(values, "accuracy", per_image, interval,
                             {"accuracy": by_name(class_accuracy(self._total()), self.classes)},
                             ids)
@@ -105,7 +104,7 @@ class ImageScores:
                 interval: bool, details: dict[str, Any], ids: Sequence[str]) -> Scores:
         total = self._total()
         values = {name: value for name, metric in metrics.items()
-                  if not math.isnan(value := metric(total))}
+                  if not math.isnan(value := float(metric(total)))}
         details |= {"images": len(self._images),
                     **{name: float(np.mean(v)) for name, v in self._more.items()}}
         if interval:

@@ -11,6 +11,8 @@ import numpy.typing as npt
 
 DRAWS, LEVEL, AT_ONCE = 1000, 0.95, 100
 """Draws, the interval's share of them, and draws made at once, which bounds memory."""
+Metric = Callable[[npt.NDArray[np.float64]], npt.NDArray[np.float64]]
+"""Of sums (…, *) to values (…), for what * the units have."""
 
 
 class Interval(NamedTuple):
@@ -21,7 +23,7 @@ class Interval(NamedTuple):
 
 
 def bootstrap(units: Sequence[Any] | npt.NDArray[Any],
-              statistic: Callable[[npt.NDArray[np.float64]], float] | None = None, *,
+              statistic: Metric | None = None, *,
               ids: npt.NDArray[np.str_] | None = None,
               draws: int = DRAWS, level: float = LEVEL, seed: int = 0) -> Interval:
     """A statistic's interval when as many units are drawn again, with replacement.
@@ -33,7 +35,7 @@ def bootstrap(units: Sequence[Any] | npt.NDArray[Any],
     ----------
     units : (N, …), one entry for all that stands or falls together: an image, a pair
     ids : (N, 2) images of each pair, (N, 1) or None where units are drawn themselves
-    statistic : of the drawn units' sum (…); by default the mean of numbers
+    statistic : of the drawn units' sums (draws, …) to (draws,); by default the mean of numbers
     draws : how often all are drawn
     level : share of the draws inside the interval, in (0, 1)
     seed : of the random numbers
@@ -45,21 +47,22 @@ def bootstrap(units: Sequence[Any] | npt.NDArray[Any],
     """
     values = np.asarray(units, dtype=np.float64)
     count = len(values)
-    of_sum = statistic or (lambda total: float(total) / count)
+    of_sums = statistic or (lambda totals: totals / count)
     members = np.arange(count)[:, None]
     if ids is not None and ids.shape[1] > 1:
         members = np.unique(ids, return_inverse=True)[1].reshape(ids.shape)
     drawn = int(members.max(initial=0)) + 1
     generator = np.random.default_rng(seed)
-    statistics: list[float] = []
+    statistics = [np.empty(0)]
     for start in range(0, draws if count else 0, AT_ONCE):
         size = min(AT_ONCE, draws - start)
         times = generator.multinomial(drawn, np.full(drawn, 1 / drawn), size)
         times = times[:, members].prod(-1)  # (draws, N): how often each unit counts
         sums = times @ values.reshape(count, -1)  # no redrawn copy of the units is made
-        statistics += [of_sum(s.reshape(values.shape[1:])) for s in sums]
-    valid = [v for v in statistics if not np.isnan(v)]  # a draw may have nothing that counts
-    if not valid:
+        statistics.append(of_sums(sums.reshape(size, *values.shape[1:])))
+    found = np.concatenate(statistics)
+    valid = found[~np.isnan(found)]  # a draw may have nothing that counts
+    if not len(valid):
         return Interval(np.nan, np.nan)
     low, high = np.quantile(valid, [(1 - level) / 2, (1 + level) / 2])
     return Interval(float(low), float(high))
@@ -87,8 +90,7 @@ class Spread:
 
 
 def gain(ours: Sequence[npt.NDArray[Any]], theirs: Sequence[npt.NDArray[Any]],
-         metric: Callable[[npt.NDArray[np.float64]], float],
-         ids: npt.NDArray[np.str_] | None = None) -> tuple[float, Interval]:
+         metric: Metric, ids: npt.NDArray[np.str_] | None = None) -> tuple[float, Interval]:
     """How much higher a metric is for some models than for others, over the same items.
 
     Parameters
@@ -104,8 +106,8 @@ def gain(ours: Sequence[npt.NDArray[Any]], theirs: Sequence[npt.NDArray[Any]],
     """
     split, both = len(ours), np.stack([*ours, *theirs], axis=1)
 
-    def difference(total: npt.NDArray[np.float64]) -> float:
-        values = [metric(part) for part in total]
-        return float(np.mean(values[:split]) - np.mean(values[split:]))
+    def difference(totals: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+        values = metric(totals)
+        return np.asarray(values[..., :split].mean(-1) - values[..., split:].mean(-1))
 
-    return difference(both.sum(0)), bootstrap(both, difference, ids=ids)
+    return float(difference(both.sum(0))), bootstrap(both, difference, ids=ids)

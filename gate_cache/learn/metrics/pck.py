@@ -89,9 +89,10 @@ SELECTED, BROADER = named(*SELECT), named(*BROAD)
 NAMES = [named(a, r, m) for a in ALPHAS for r in RADII for m in AVERAGES]
 
 
-def share(counts: npt.NDArray[np.float64]) -> float:
-    """Percent of right points, from (2,) right points and all; NaN without any."""
-    return float(100 * counts[0] / counts[1]) if counts[1] else math.nan
+def share(counts: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """(…) percent of right points, from (…, 2) right points and all; NaN without any."""
+    right, points = counts[..., 0], counts[..., 1]
+    return np.asarray(100 * right / np.where(points, points, math.nan))
 
 
 def pck(predictions: Sequence[Prediction], alphas: Sequence[float] = ALPHAS) -> PCK:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -13,14 +13,12 @@ import numpy as np
 import numpy.typing as npt
 
 from gate_cache.learn.metrics.dense import accuracy, mean_iou
-from gate_cache.learn.metrics.intervals import Interval, bootstrap, gain
+from gate_cache.learn.metrics.intervals import Interval, Metric, bootstrap, gain
 from gate_cache.learn.metrics.items import Items
 from gate_cache.learn.metrics.pck import share
 from gate_cache.learn.metrics.roles import Role
 from gate_cache.report.html.record import Record, Result
 from gate_cache.training.sweep_tables import SCHEDULE
-
-Metric = Callable[[npt.NDArray[np.float64]], float]
 
 
 @dataclass(frozen=True)
@@ -67,7 +65,7 @@ class Group:
             return Interval(*bounds) if bounds else Interval(math.nan, math.nan)
         metric = metric_of(self.select)
         return bootstrap(np.stack(self.units, 1),
-                         lambda total: float(np.mean([metric(part) for part in total])),
+                         lambda totals: np.asarray(metric(totals).mean(-1)),
                          ids=self.first.items.ids if self.first.items else None)
 
 

@@ -247,4 +247,5 @@ def _categories(result: Result, select: str) -> dict[str, float | None]:
     if not items or "category" not in items.more:
         return {}
     of_item, metric, units = items.more["category"], metric_of(select), units_of(items, select)
-    return {str(name): metric(units[of_item == name].sum(0)) for name in np.unique(of_item)}
+    return {str(name): float(metric(units[of_item == name].sum(0)))
+            for name in np.unique(of_item)}

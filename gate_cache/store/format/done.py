@@ -175,13 +175,18 @@ class BlockMarks:
                 self._folder.write(self._key(file), [bytes(self.width * BYTES)])
 
     def write(self, block: int, mark: int, number: int = 0) -> None:
-        """Mark a block, to stay; `number` is that of its `Provenance`."""
+        """Mark a block; `number` is that of its `Provenance`.
+
+        0 is on the disk at once, since data may follow that the old mark does not vouch for. Of
+        another mark a machine that goes down costs a block, no more: it may be late.
+        """
         file, place = divmod(block, self.width)
         data = (mark | number << _NUMBER).to_bytes(BYTES, "little")
         if self.width == 1:
             self._folder.write(self._key(file), [data])
         else:
-            self._folder.patch(self._key(file), place * BYTES, data, self.width * BYTES)
+            self._folder.patch(self._key(file), place * BYTES, data, self.width * BYTES,
+                               late=mark != 0)
 
     def _key(self, file: int) -> str:
         return f"{self._array}/c/{file}"

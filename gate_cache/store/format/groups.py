@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from functools import cached_property, partial
+from functools import cache, cached_property, partial
 from threading import Lock
 from typing import TYPE_CHECKING, Any
 
@@ -154,8 +154,11 @@ class GroupWriter:
 
     def write_sums(self, block: int, found: Sums) -> None:
         """Write a block's table of row checksums."""
+        self.folder.write(sums.key(self.name, block), [self._encoded(block, found)])
+
+    def _encoded(self, block: int, found: Sums) -> bytes:
         salts = sums.salts(self.attrs["fingerprint"], self.parts, block)
-        self.folder.write(sums.key(self.name, block), [sums.encode(found, self.block, salts)])
+        return sums.encode(found, self.block, salts)
 
     def read_kept(self, rows: range) -> Stored:
         """The kept rows of a block, of all arrays, checked against the block's checksum.
@@ -228,32 +231,31 @@ class GroupWriter:
             if self.marks.read(rows.start // self.block) and not self.kept(rows):
                 self.marks.write(block, 0)  # nothing is kept
             self._note_absent(rows, absent)
-            found = self._put(block, ordered)
+            mark = done.mark_of(self._put(block, ordered), self.lengths)
             if made:
                 self.note_made(made)
-            self._commit(rows, found, made.number if made else 0)
-
-    def _commit(self, rows: range, found: Sums, number: int) -> None:
-        """Mark a block done, whose shards are there to stay and have these rows."""
-        block, mark = rows.start // self.block, done.mark_of(found, self.lengths)
-        self.write_sums(block, found)
-        with self._noting:  # where a file holds several marks
-            self.marks.write(block, mark, number)
+            with self._noting:  # where a file holds several marks
+                self.marks.write(block, mark, made.number if made else 0)
         if self._seen is not None:
             self._seen[block] = mark
 
     def _put(self, block: int, arrays: Maps) -> Sums:
-        """Write a block's shards; the checksums of its rows, each taken once."""
-        sums = np.zeros((len(arrays), len(next(iter(arrays.values())))), np.uint32)
+        """Write a block's shards and its table of checksums, in any order: rows that a mark vouches
+        for are the same in the old ones. The checksums of its rows."""
+        @cache
+        def sums_of(name: str) -> list[int]:
+            return array_sums(arrays[name])
 
-        def parts(at: int, name: str) -> list[bytes | memoryview]:
-            found = array_sums(arrays[name])
-            sums[at] = found
-            return shard_parts(arrays[name], self.block, self.metas[name].packing, found)
-        self.folder.write_many({
-            shard_file(f"{self.name}/{name}", block, self.metas[name]): partial(parts, at, name)
-            for at, name in enumerate(arrays)})
-        return sums
+        def shard(name: str) -> list[bytes | memoryview]:
+            return shard_parts(arrays[name], self.block, self.metas[name].packing, sums_of(name))
+
+        def table() -> Sums:
+            return np.array(list(map(sums_of, arrays)), np.uint32)
+        shards = {shard_file(f"{self.name}/{name}", block, meta): partial(shard, name)
+                  for name, meta in self.metas.items()}
+        self.folder.write_many(shards | {
+            sums.key(self.name, block): lambda: [self._encoded(block, table())]})
+        return table()
 
     def note_absent(self, blocks: Iterable[range], gone: Collection[int]) -> None:
         """Say before these blocks are written which rows of them are void.

@@ -96,9 +96,10 @@ class Folder(Protocol):
     def write(self, key: str, parts: Sequence[Buffer]) -> None:
         """Write a whole file, durably: readers see the old file until it is complete."""
 
-    def patch(self, key: str, offset: int, data: bytes, size: int) -> None:
+    def patch(self, key: str, offset: int, data: bytes, size: int, late: bool = False) -> None:
         """Write some bytes of a file in their place; one that is not there, or has another size, is
-        made of `size` zeros. On a disk other processes may patch other bytes of it meanwhile."""
+        made of `size` zeros. On a disk other processes may patch other bytes of it meanwhile. What
+        may be `late` is seen at once, and outlives the machine soon, or after `flush`."""
         with PATCHING:
             self._rewrite(key, offset, data, size)
 

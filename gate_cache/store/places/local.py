@@ -8,13 +8,26 @@ import os
 import shutil
 import stat
 import uuid
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from threading import Lock
+from time import monotonic
 
 from gate_cache.core.errors import StoreError
 from gate_cache.store.places.disk import bytes_below
-from gate_cache.store.places.folders import MOST, PARTIAL, PATCHING, Buffer, Folder, plain_key
+from gate_cache.store.places.folders import (
+    MOST,
+    PARTIAL,
+    PATCHING,
+    Buffer,
+    Folder,
+    in_parallel,
+    plain_key,
+)
 
+LATE = 1.0
+"""Seconds in which patches that may be late share an fsync."""
+_FLUSHING = Lock()  # of all folders: one that is copied, or goes to a worker, has none
 _IOV_MAX = 512
 _NO_LINKS = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK)
 _NOTHING = (FileNotFoundError, NotADirectoryError)
@@ -84,6 +97,8 @@ class LocalFolder(Folder):
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self._late: set[Path] = set()  # patched, and not fsynced yet
+        self._flushed = -LATE
 
     def identity(self) -> object:
         try:
@@ -118,15 +133,26 @@ class LocalFolder(Folder):
         return path
 
     def write(self, key: str, parts: Sequence[Buffer]) -> None:
+        self.write_many({key: lambda: parts})
+
+    def write_many(self, files: Mapping[str, Callable[[], Sequence[Buffer]]]) -> None:
+        """As of `Folder`. A rename is durable once its folder is: all are synced together, since
+        the first of them has the file system write down the other renames, too."""
+        named = in_parallel(lambda item: self._name(item[0], item[1]()), list(files.items()),
+                            self.writes)
+        in_parallel(_sync, sorted({folder for folders in named for folder in folders}), self.writes)
+
+    def _name(self, key: str, parts: Sequence[Buffer]) -> list[Path]:
+        """Give a file its name, once all of it is on the disk; the folders that changed."""
         path = self._own(key)
         new = _make_folder(path.parent, self.path)
         with _draft(path, parts) as draft:
             os.replace(draft, path)
-        for folder in (path.parent, *new):  # a rename is durable once its folder is
-            _sync(folder)
+        return [path.parent, *new]
 
-    def patch(self, key: str, offset: int, data: bytes, size: int) -> None:
-        """Write some bytes of a file in their place, and fsync it.
+    def patch(self, key: str, offset: int, data: bytes, size: int, late: bool = False) -> None:
+        """Write some bytes of a file in their place, and fsync it; if `late`, once in `LATE`
+        seconds with all that waits.
 
         A file that has a second name, as copies by hard links have, is left to that one.
         """
@@ -138,9 +164,22 @@ class LocalFolder(Folder):
         fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
         try:
             os.pwrite(fd, data, offset)
-            os.fsync(fd)
+            if not late:
+                os.fsync(fd)
         finally:
             os.close(fd)
+        if late:
+            with _FLUSHING:
+                self._late.add(path)
+            if monotonic() - self._flushed > LATE:
+                self.flush()
+
+    def flush(self) -> None:
+        with _FLUSHING:
+            while self._late:
+                with contextlib.suppress(FileNotFoundError):
+                    _sync(self._late.pop())
+            self._flushed = monotonic()
 
     def create(self, key: str, data: bytes) -> bool:
         """Make a file that is not there yet: a link to another name, which only one can make."""
