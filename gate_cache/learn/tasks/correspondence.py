@@ -165,16 +165,17 @@ class CorrespondenceLoss(nn.Module):
 
 
 class PairsLoss(nn.Module):
-    """The loss of a batch of pairs: descriptors (2B, D, h, w), sources first."""
+    """The loss of a batch of pairs: 2B descriptors, (D, h, w) each, sources first."""
 
     def __init__(self, buckets: Buckets, learnt: bool) -> None:
         super().__init__()
         self.loss = CorrespondenceLoss(learnt)
         self._buckets = buckets
 
-    def forward(self, descriptors: torch.Tensor, pairs: Sequence[PairPoints]) -> torch.Tensor:
+    def forward(self, descriptors: Sequence[torch.Tensor] | torch.Tensor,
+                pairs: Sequence[PairPoints]) -> torch.Tensor:
         """Mean over the pairs."""
-        halves = torch.split(descriptors, len(pairs))
+        halves = descriptors[: len(pairs)], descriptors[len(pairs) :]
         return torch.stack([pair_loss(self.loss, self._buckets, pair, a, b)
                             for pair, a, b in zip(pairs, *halves, strict=True)]).mean()
 
