@@ -167,8 +167,9 @@ class StoreWriter:
     def _as_beside(self, recipe: Recipe) -> Encoding | None:
         """How the maps of other shapes are stored, of the same combo, if there are any."""
         for name in self.folder.names() if SHAPE in recipe else ():
-            beside = read_attrs(self.folder, name).get("recipe", {})
-            if SHAPE in beside and {**beside, SHAPE: recipe[SHAPE]} == recipe:
+            beside = read_attrs(self.folder, name)
+            if is_whole(beside, self.attrs["format"]) and SHAPE in beside["recipe"] \
+                    and {**beside["recipe"], SHAPE: recipe[SHAPE]} == recipe:
                 return self._writer(name).encoding
         return None
 
