@@ -144,8 +144,8 @@ def tell_kept(work: Workspace, store: StoreWriter, jobs: list[Job]) -> None:
     if now.batch not in ("auto", store.batch):
         said.append(f"batches of {store.batch}")
     asked = encoding_asked(work.manifest)
-    said += [f"{job.plan.name} in {job.group.encoding}" for job in jobs
-             if job.group.encoding != asked]
+    said += dict.fromkeys(f"{job.plan.name} in {job.group.encoding}" for job in jobs
+                          if job.group.encoding != asked)
     if said:
         work.progress.say(f"note: this store was created with {listed(said)}, and keeps it; give"
                           " store.path another name to change that")

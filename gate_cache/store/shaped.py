@@ -106,14 +106,11 @@ class ShapedMap(MapView):
         return views[0], list(places)
 
     def __getitem__(self, key: Any) -> npt.NDArray[Any]:
-        rows, rest = (key[0], key[1:]) if isinstance(key, tuple) else (key, ())
-        if isinstance(rows, str):
-            rows = self.combo.store.samples.row(rows)
-        wanted = np.arange(len(self))[rows]
-        if not wanted.size:
+        rows, one, rest = self._wanted(key)
+        if not rows:
             return np.empty((0, *self._shape), self.dtype)
-        view, places = self._at(np.atleast_1d(wanted).tolist())
-        return view[(places[0] if wanted.ndim == 0 else places, *rest)]
+        view, places = self._at(rows)
+        return view[(places[0] if one else places, *rest)]
 
     def each(self, rows: Sequence[int]) -> Iterable[npt.NDArray[Any]]:
         """As `MapView.each`: one by one."""

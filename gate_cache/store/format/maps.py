@@ -95,7 +95,8 @@ class MapView:
     def __repr__(self) -> str:
         return f"<map {self.name} of {self.combo.name}: {self.shape} {self.encoding}>"
 
-    def __getitem__(self, key: Any) -> npt.NDArray[Any]:
+    def _wanted(self, key: Any) -> tuple[list[int], bool, tuple[Any, ...]]:
+        """The rows of an index, whether it is of one row alone, and the rest of it."""
         rows, rest = (key[0], key[1:]) if isinstance(key, tuple) else (key, ())
         if isinstance(rows, str):
             rows = self.combo.store.samples.row(rows)
@@ -103,10 +104,14 @@ class MapView:
             raise IndexError("index the samples first, such as [row] or [:, 0]")
         simple = isinstance(rows, int | np.integer | slice)  # of a million rows none is counted
         index: Any = range(len(self))[rows] if simple else np.arange(len(self))[rows]
-        indices = [int(row) for row in ([index] if np.ndim(index) == 0 else index)]
+        one = np.ndim(index) == 0
+        return [int(row) for row in ([index] if one else index)], one, rest
+
+    def __getitem__(self, key: Any) -> npt.NDArray[Any]:
+        indices, one, rest = self._wanted(key)
         out = np.empty((len(indices), *self.shape[1:]), self.dtype)
         self.read_into(indices, out)
-        return np.asarray(out[0][rest] if np.ndim(index) == 0 else out[(slice(None), *rest)])
+        return np.asarray(out[0][rest] if one else out[(slice(None), *rest)])
 
     def each(self, rows: Sequence[int]) -> Iterable[npt.NDArray[Any]]:
         """Some rows, (C, h, w) each; read together where they have one shape."""
