@@ -235,11 +235,13 @@ class Stacks(NamedTuple):
     places: list[int]
 
 
-def stacks(buckets: Sequence[Bucket]) -> Stacks:
-    """Batch buckets by their shapes."""
+def stacks(buckets: Sequence[Bucket]) -> Bucket | Stacks:
+    """Batch buckets, by their shapes where these differ."""
     numbers: dict[torch.Size, list[int]] = {}
     for number, bucket in enumerate(buckets):
         numbers.setdefault(bucket.conv.shape, []).append(number)
+    if len(numbers) == 1:
+        return stack(buckets)
     order = [number for some in numbers.values() for number in some]
     return Stacks([stack([buckets[i] for i in some]) for some in numbers.values()],
                   sorted(range(len(order)), key=order.__getitem__))

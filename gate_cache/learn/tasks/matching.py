@@ -78,7 +78,7 @@ class CorrespondenceTask:
         """The training pairs."""
         return self._pairs["train"]
 
-    def feed(self, batches: Iterable[Sequence[PairPoints]]) -> Iterator[Stacks]:
+    def feed(self, batches: Iterable[Sequence[PairPoints]]) -> Iterator[Bucket | Stacks]:
         """Buckets of all sources, then of all targets, of each batch."""
         ids = ([p.pair.source for p in items] + [p.pair.target for p in items] for items in batches)
         return map(stacks, batched(self.buckets.stream, ids))
