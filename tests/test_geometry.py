@@ -5,8 +5,7 @@ import pytest
 import torch
 
 from gate_cache.core.geometry import Frame, Placement, Window
-from gate_cache.core.preprocessing import Fit
-from gate_cache.core.size import Size
+from gate_cache.core.size import Fit, Size
 from gate_cache.datasets.common.images import to_frame
 from gate_cache.learn.tasks.correspondence import cells
 

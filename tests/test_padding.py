@@ -16,10 +16,10 @@ from conftest import CONTROL, PROMPT, WriteManifest
 from gate_cache import FeatureStore
 from gate_cache.core.errors import StoreError
 from gate_cache.core.geometry import Frame
-from gate_cache.core.preprocessing import Fit, Preprocessing
+from gate_cache.core.preprocessing import Preprocessing
 from gate_cache.core.progress import Silent
 from gate_cache.core.roots import Roots
-from gate_cache.core.size import Size
+from gate_cache.core.size import Fit, Size
 from gate_cache.datasets.common.base import Keypoints, Pair
 from gate_cache.datasets.common.images import to_frame
 from gate_cache.diffusion.techniques.controlnet import Control, canny

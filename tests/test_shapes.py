@@ -20,9 +20,8 @@ from gate_cache import FeatureStore
 from gate_cache.analysis.activations import activations
 from gate_cache.core.errors import ManifestError, ModelError, UserError
 from gate_cache.core.geometry import Frame, Placement
-from gate_cache.core.preprocessing import Fit
 from gate_cache.core.roots import Roots
-from gate_cache.core.size import Size, Tiling
+from gate_cache.core.size import Fit, Size, Tiling
 from gate_cache.diffusion.models.embedded import HOME
 from gate_cache.diffusion.models.sources import ModelFiles
 from gate_cache.diffusion.passes.tiles import blending
@@ -101,7 +100,7 @@ def test_one_number_stays_one_number() -> None:
     ({"size": [64]}, "expected a whole number, or two as [height, width]"),
     ({"size": [64, 9000]}, "must be at least 16 and at most 8192"),
     ({"size": {"pixels": 262144}}, "expected a whole number, or two as [height, width]"),
-    ({"fit": "keep"}, "expected 'squash' or 'pad'"),
+    ({"fit": "crop"}, "expected 'squash', 'pad' or 'keep'"),
     ({"tiles": {"size": 64}}, "required, but not given")])
 def test_what_a_manifest_may_not_say(model: Any, line: str, manifest: WriteManifest) -> None:
     with pytest.raises(ManifestError) as caught:
@@ -114,7 +113,10 @@ def test_what_a_manifest_may_not_say(model: Any, line: str, manifest: WriteManif
     ({"size": [64, 128], "tiles": {"size": 96, "overlap": 0}}, "a tile 96; give a larger"),
     ({"size": 64, "tiles": {"size": 64, "overlap": 0}}, "give a larger model.size, or leave"),
     ({"size": 128, "tiles": {"size": 64, "overlap": 20}}, "overlap: 20 is not a multiple of 32"),
-    ({"size": 128, "tiles": {"size": 64, "overlap": 64}}, "it must be less than a side")])
+    ({"size": 128, "tiles": {"size": 64, "overlap": 64}}, "it must be less than a side"),
+    ({"fit": "keep", "size": [64, 128]}, "model.size is one number, and there are no tiles"),
+    ({"fit": "keep", "size": 100}, "model.size: 100 is not a multiple of 32"),
+    ({"fit": "keep", "size": 128, "tiles": {"size": 64, "overlap": 0}}, "there are no tiles")])
 def test_what_a_model_does_not_take(model: Any, line: str) -> None:
     with pytest.raises(ModelError) as caught:
         ModelFiles("tiny", HOME).preprocessing(ModelSpec(source="tiny", **model))

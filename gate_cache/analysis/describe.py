@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Protocol
 import torch
 
 from gate_cache.core.errors import StoreError, UserError
-from gate_cache.core.size import Size
 from gate_cache.learn.features.bucket import (
     Buckets,
     BucketSpec,
@@ -83,7 +82,6 @@ class PlainFeature:
         self._device = device
         self._maps = views[0].maps
         self._reader = SampleReader({v.name: [v[m] for m in self._maps] for v in views}, 0)
-        self._resolution = Size.of(max((views[0][m].shape[-2:] for m in self._maps), key=prod))
 
     def describe(self, row: int) -> LevelDescriptors:
         """Levels at their own resolutions, in the dtype they are read in."""
@@ -95,7 +93,8 @@ class PlainFeature:
             levels = [self._level(name, maps) for name in self._maps]
             if self._standardised:
                 levels = [standardised(level, placement) for level in levels]
-            return describe(levels, placement.window(self._resolution))
+            finest = max((level.shape[-2:] for level in levels), key=prod)
+            return describe(levels, placement.window(finest))
 
     @staticmethod
     def _level(name: str, maps: Maps) -> torch.Tensor:

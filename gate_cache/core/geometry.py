@@ -1,5 +1,7 @@
 """Where an image lies in the model's input: squashed to fill it, or whole, with padding.
 
+Under ``keep`` the input has one of several shapes, and an image lies in it as under ``pad``.
+
 Points are (…, 2) arrays of x and y as shares of the sides of an image, of the input or of a
 window: (0, 0) is the corner of the top left pixel, (1, 1) the opposite corner. Under ``squash``
 every conversion here is the identity, to the bit.
@@ -8,15 +10,12 @@ every conversion here is the identity, to the bit.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from gate_cache.core.size import Area, Sides, Size
-
-if TYPE_CHECKING:
-    from gate_cache.core.preprocessing import Fit
+from gate_cache.core.size import Area, Fit, Shapes, Sides, Size, nearest_shape
 
 Points = npt.NDArray[np.float64]
 
@@ -29,23 +28,26 @@ class Frame:
     ----------
     size : in pixels; one number is made the size of a square
     fit : ``squash``: the image fills it, whatever its aspect; ``pad``: the image keeps its aspect,
-        is as large as it can be, and padding is the rest
+        is as large as it can be, and padding is the rest; ``keep``: so, in the nearest of `shapes`
+    shapes : of ``keep``, of which `size` is the square; without them the input has `size`
     """
 
     size: Size
     fit: Fit
+    shapes: Shapes = ()
 
-    def __init__(self, size: Sides, fit: Fit) -> None:
+    def __init__(self, size: Sides, fit: Fit, shapes: Shapes = ()) -> None:
         object.__setattr__(self, "size", Size.of(size))
         object.__setattr__(self, "fit", fit)
+        object.__setattr__(self, "shapes", shapes)
 
     def place(self, height: int, width: int) -> Placement:
         """Where an image of this many pixels lies.
 
-        Under ``pad`` it is centred; the side that does not reach the borders is rounded to whole
-        pixels, at least one.
+        Unless it is squashed it is centred; the side that does not reach the borders is rounded to
+        whole pixels, at least one.
         """
-        size = self.size
+        size = nearest_shape(self.shapes, height, width) if self.shapes else self.size
         if self.fit == "squash":
             return Placement(size, 0, 0, *size)
         # as long as the input along one side: `times` of `of` is its scale

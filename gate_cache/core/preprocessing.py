@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, Protocol
 
-from gate_cache.core.size import Sides, Size, Tiling
+from gate_cache.core.size import SHAPES, Fit, Shapes, Sides, Size, Tiling
 
-Fit = Literal["squash", "pad"]
-"""How an image is brought into the model's input (see `gate_cache.core.geometry`)."""
 Resample = Literal["bicubic", "lanczos", "bilinear", "opencv"]
 """Filter of enlarging and of shrinking: Pillow's of that name, which are antialiased, or the first
 release's ``opencv``: area averages where the longer side shrinks, else cubic without antialiasing.
@@ -76,6 +74,7 @@ class Preprocessing:
     background : what transparent pixels are laid on; None: alpha is dropped, so that they show
         what lies under it, as in the first release
     tiles : that it is cut into, each for a pass of its own; None: it goes through as a whole
+    shapes : as of `Frame`
     """
 
     size: Size
@@ -83,16 +82,21 @@ class Preprocessing:
     resample: Resample = "bicubic"
     background: Color | None = WHITE
     tiles: Tiling | None = None
+    shapes: Shapes = ()
 
     @classmethod
-    def of(cls, model: ImageOptions, size: Sides = 0,
-           tiles: Tiling | None = None) -> Preprocessing:
+    def of(cls, model: ImageOptions, size: Sides = 0, tiles: Tiling | None = None,
+           shapes: Shapes = ()) -> Preprocessing:
         """What a manifest says; the first release's filter implies that alpha is dropped, too."""
         background = None if model.resample == FIRST else WHITE
         if model.background:
             red, green, blue = bytes.fromhex(model.background[1:])
             background = (red, green, blue)
-        return cls(Size.of(size), model.fit, model.resample, background, tiles)
+        return cls(Size.of(size), model.fit, model.resample, background, tiles, shapes)
+
+    def at(self, shape: Size) -> Preprocessing:
+        """Of images that have this one of the shapes."""
+        return replace(self, size=shape, shapes=())
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -102,8 +106,10 @@ class Preprocessing:
 
     @property
     def recipe(self) -> dict[str, Any]:
-        """Of `settings` what differs from the first release's, whose recipes say nothing."""
-        return {k: v for k, v in self.settings.items() if v != FIRST_SETTINGS[k]}
+        """Of `settings` what differs from the first release's, whose recipes say nothing; and the
+        shapes."""
+        shapes = {SHAPES: list(map(list, self.shapes))} if self.shapes else {}
+        return {k: v for k, v in self.settings.items() if v != FIRST_SETTINGS[k]} | shapes
 
 
 FIRST_SETTINGS: dict[str, Any] = {"resample": FIRST, "background": None}

@@ -4,8 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from itertools import pairwise
+from typing import Literal, NamedTuple
 
+Fit = Literal["squash", "pad", "keep"]
+"""How an image is brought into the model's input (see `gate_cache.core.geometry`)."""
+SHAPES, SHAPE = "shapes", "shape"
+"""Of a recipe: the shapes that inputs have, and the one that those of a group's rows have."""
 Sides = int | Sequence[int]
 """The side of a square, or height and width."""
 Area = tuple[slice, slice]
@@ -39,6 +44,42 @@ class Size(NamedTuple):
 
     def __str__(self) -> str:
         return "×".join(map(str, dict.fromkeys(self)))
+
+
+Shapes = tuple[Size, ...]
+"""Of inputs, of which each image has the one that is nearest to its own aspect."""
+NARROWEST, STEPS = 2, 16
+"""The square's side by the shortest one; and steps of the square's side, if the model takes them so
+small: for 1,024 pixels those of Stable Diffusion XL's training."""
+
+
+def shapes_of(side: int, multiple: int, largest: int | None = None) -> Shapes:
+    """Inputs of at most side² pixels in different aspects, from the flattest to the tallest.
+
+    Short sides are those from side / `NARROWEST` on in steps of side / `STEPS`, or of the next
+    multiple that the model takes; long ones as long as the pixels allow, in the same steps.
+
+    Parameters
+    ----------
+    side : of the square among them
+    multiple : that every side must be of, as `side` is
+    largest : longest side that there may be
+    """
+    step = -(-side // (STEPS * multiple)) * multiple
+    short = range(side - step * (side // (NARROWEST * step)), side, step)
+    flat = [Size(s, w) for s in short if (w := (side * side // s - side) // step * step + side)
+            <= (largest or w)]
+    return (*flat, Size(side, side), *(Size(*reversed(size)) for size in reversed(flat)))
+
+
+def nearest_shape(shapes: Shapes, height: int, width: int) -> Size:
+    """The shape whose aspect is nearest to an image's, as a ratio; of two the one that is flatter.
+
+    By whole numbers, so that it is the same on every machine. `shapes` are as of `shapes_of`.
+    """
+    # h/w lies behind the geometric mean of a/b and c/d where h²·b·d > w²·a·c
+    return shapes[sum(height**2 * a.width * b.width > width**2 * a.height * b.height
+                      for a, b in pairwise(shapes))]
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,9 @@ from gate_cache.extraction.inputs import BlockInputs, ImageSource
 from gate_cache.store.format.layout import LATENT_MAP, LATENTS
 
 if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
     from gate_cache.diffusion.passes.extractor import Extractor
     from gate_cache.diffusion.passes.pieces import Piece
     from gate_cache.diffusion.passes.recipes import PlannedCombo
@@ -43,6 +46,7 @@ class Work:
     latents, blocks : the group of latents, and what is left to do of it
     gone : rows whose image is not in the data set any more
     joined : whether another process holds the store, and notes what blocks were made with
+    own : the store's row of each row here, where these are of one of several shapes
     """
 
     source: ImageSource
@@ -51,6 +55,7 @@ class Work:
     blocks: list[range]
     gone: Collection[int]
     joined: bool = False
+    own: npt.NDArray[np.int64] | None = None
 
     def fresh(self, group: GroupWriter, rows: range) -> list[int]:
         """Rows of a block to compute: not kept, and their image is there."""

@@ -144,7 +144,7 @@ def _compare(a: Side, b: Side, x: str, y: str, values: bool) -> ComboDiff:
     if values and left.maps == right.maps:
         unequal, largest = _values(left, right, rows)
         return ComboDiff(x, y, changed, len(rows), unequal, largest)
-    alike = _alike(a.store, b.store) and not changed
+    alike = _alike(a.store, b.store) and not changed and not left.shaped
     return ComboDiff(x, y, changed, len(rows), _blocks(left, right, rows) if alike else None)
 
 

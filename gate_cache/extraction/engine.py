@@ -79,6 +79,8 @@ class Engine:
         for task in tasks:
             if not task.cancelled():
                 task.result()
+        if work.own is not None:
+            self._helpers.memory.drop()  # the next shape's blocks have another size
 
     def block(self, work: Work, rows: range, told: Told) -> None:
         """One block, from its images to the store; may run in several threads at a time."""

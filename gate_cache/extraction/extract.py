@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Literal
 
 from gate_cache.core.errors import DataError
 from gate_cache.core.progress import ProgressTask, Silent, stopping
+from gate_cache.core.size import SHAPE, SHAPES
 from gate_cache.datasets.common.base import ids_of
 from gate_cache.datasets.registry import open_dataset
 from gate_cache.extraction.footprint import need_codec, store_batch, store_block
@@ -34,6 +35,7 @@ from gate_cache.workspace.data_summary import before_extraction, check_data
 
 if TYPE_CHECKING:
     from gate_cache.core.places import Place
+    from gate_cache.core.size import Size
     from gate_cache.datasets.common.base import ImageDataset
     from gate_cache.diffusion.models.sources import ModelFiles
     from gate_cache.diffusion.passes.recipes import PlannedCombo
@@ -42,6 +44,7 @@ if TYPE_CHECKING:
     from gate_cache.store.format.groups import GroupWriter
     from gate_cache.workspace.workspace import Workspace
 
+    _Todo = dict[GroupWriter, list[range]]
     _Run = Callable[[ExtractionJob, Work, list[range]], None]
     """Computes blocks."""
 
@@ -153,29 +156,50 @@ class _Rounds(ExitStack):
         order = replace(order, workspace=_for_others(self._work) if spread else self._work)
         if not self._told:
             tell_anew(self._work, self._plans)
-        left = open_work(order, self._store, self._files, self._plans)
+        orders = [replace(order, shape=shape) for shape in self._shapes()]
+        lefts = [open_work(o, self._store, self._files, self._plans) for o in orders]
+        jobs = [job for left in lefts for job in left.jobs]
         if not self._told:
-            tell_kept(self._work, self._store, left.jobs)
+            tell_kept(self._work, self._store, jobs)
         self._told = True
-        todo = {group: [rows for rows in rows_ if images.settled(rows)]
-                for group, rows_ in _todo(left)}
-        blocks = sorted({(r.start, r.stop) for ready in todo.values() for r in ready})
-        if not blocks:
+        todos = [_ready(left, images, self._store.block) for left in lefts]
+        if not any(ready for todo in todos for ready in todo.values()):
             return
-        rows = sum(sum(len(left.fresh(j.group, r)) for r in j.todo) + images.unknown
-                   for j in left.jobs)
+        rows = images.unknown * len(self._plans) + sum(
+            len(left.fresh(j.group, r)) for left in lefts for j in left.jobs for r in j.todo)
         if self._run is None:
-            need_space(self._store.path, _space(left, self._store.block, images.unknown))
+            need_space(self._store.path, sum(
+                _space(left, self._store.block, 0 if i else images.unknown)
+                for i, left in enumerate(lefts)))
             images.hide()
-            plans = [job.plan for job in left.jobs if job.todo or images.unknown]
-            self._run = self._begin(order, plans, spread, rows)
-        self._groups = {LATENTS: left.latents, **{j.plan.name: j.group for j in left.jobs}}
+            needed = {job.plan.name for job in jobs if job.todo or images.unknown}
+            self._run = self._begin(order, [p for p in self._plans if p.name in needed], spread,
+                                    rows)
         self._task.expect(self._computed + rows)
+        for some, left, todo in zip(orders, lefts, todos, strict=True):
+            self._compute(some, left, todo)
+
+    def _compute(self, order: ExtractionJob, left: Work, todo: _Todo) -> None:
+        """What can be computed now, of inputs of one shape."""
+        blocks = sorted({(r.start, r.stop) for ready in todo.values() for r in ready})
+        if not blocks or self._run is None:
+            return
+        self._groups = {LATENTS: left.latents, **{j.plan.name: j.group for j in left.jobs}}
         for group, ready in todo.items():
             if ready:
                 group.fit()
-                group.note_absent(ready, order.gone)
+                group.note_absent(ready, left.gone)
         self._run(order, left, [range(*block) for block in blocks])
+
+    def _shapes(self) -> Iterator[Size | None]:
+        """Shapes of input that images in the store have; None where all have one."""
+        shapes = self._files.preprocessing(self._work.manifest.model).shapes
+        if not shapes:
+            yield None
+        for shape in shapes:
+            own = self._store.samples.of_shape({SHAPES: shapes, SHAPE: shape})
+            if own is not None and len(own):
+                yield shape
 
     def _begin(self, order: ExtractionJob, plans: Sequence[PlannedCombo],
                spread: Workers | None, rows: int) -> _Run:
@@ -264,6 +288,16 @@ def _todo(work: Work) -> Iterator[tuple[GroupWriter, list[range]]]:
     """The latents' and every combo's group, and what is left to do of it."""
     yield work.latents, work.blocks
     yield from ((job.group, job.todo) for job in work.jobs)
+
+
+def _ready(left: Work, images: Registration, block: int) -> _Todo:
+    """What can be computed of it now: of one of several shapes, whole blocks while more come."""
+    def now(rows: range) -> bool:
+        if left.own is None:
+            return images.settled(slice(rows.start, rows.stop))
+        return (len(rows) == block or not images.more) and \
+            images.settled(left.own[rows.start : rows.stop])
+    return {group: [rows for rows in todo if now(rows)] for group, todo in _todo(left)}
 
 
 def _space(work: Work, block: int, more: int) -> int:

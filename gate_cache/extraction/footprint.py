@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from math import prod
 from typing import TYPE_CHECKING
 
@@ -78,6 +78,7 @@ class StoreShape:
     latents : shapes of those that are kept, by group
     combos : name to the shapes of its maps
     block : rows of a block; None for what suits the maps
+    parts : of groups whose images have inputs of several shapes, how many have which maps
     """
 
     ids: Sequence[str]
@@ -85,6 +86,7 @@ class StoreShape:
     combos: Mapping[str, Shapes]
     encoding: Encoding
     block: int | None
+    parts: Mapping[str, Sequence[tuple[int, Shapes]]] = field(default_factory=dict)
 
     @property
     def rows(self) -> int:
@@ -100,19 +102,25 @@ class StoreShape:
             for name, latent in self.latents.items()}
         groups |= {name: (shapes, self.encoding) for name, shapes in self.combos.items()}
         samples = samples_footprint(self.ids)
-        listed = sum(listing_bytes(*group) for group in groups.values())
+        parts = {name: self.parts.get(name, [(count, maps)]) for name, (maps, _) in groups.items()}
+        listed = sum(listing_bytes(*group) * len(parts[name]) for name, group in groups.items())
         return {"samples": replace(samples, bytes=samples.bytes + listed)} | {
-            name: group_footprint(*group, count, block) for name, group in groups.items()}
+            name: _sum([group_footprint(maps, encoding, rows, block) for rows, maps in parts[name]])
+            for name, (_, encoding) in groups.items()}
 
     def with_maps(self, combos: Mapping[str, Shapes]) -> StoreShape:
         """With other maps; blocks suit them."""
-        return replace(self, combos=combos, block=None)
+        return replace(self, combos=combos, block=None, parts={})
 
 
 def whole(groups: Collection[Footprint]) -> Footprint:
     """Of a store with these groups: its own folder, and the file that lists them, are beside."""
-    return Footprint(sum(g.bytes for g in groups), sum(g.files for g in groups) + 1,
-                     sum(g.folders for g in groups) + 1, any(g.at_most for g in groups))
+    return _sum([*groups, Footprint(0, 1, 1)])
+
+
+def _sum(groups: Collection[Footprint]) -> Footprint:
+    return Footprint(sum(g.bytes for g in groups), sum(g.files for g in groups),
+                     sum(g.folders for g in groups), any(g.at_most for g in groups))
 
 
 @dataclass(frozen=True)

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     import torch
 
     from gate_cache.core.roots import Roots
-    from gate_cache.core.size import Sides
+    from gate_cache.core.size import Sides, Size
     from gate_cache.datasets.common.base import ImageDataset
     from gate_cache.diffusion.models.sources import ModelFiles
     from gate_cache.diffusion.passes.recipes import PlannedCombo
@@ -59,7 +59,8 @@ class ImageSource:
     @cached_property
     def frame(self) -> Frame:
         """Where images lie in the model's input."""
-        return Frame(self.preprocessing.size, self.preprocessing.fit)
+        how = self.preprocessing
+        return Frame(how.size, how.fit, how.shapes)
 
     def prompt(self, row: int, prompt: str) -> str:
         """A combo's prompt for one image: its caption filled in."""
@@ -103,13 +104,15 @@ class ImageSource:
 
 
 def open_source(work: Workspace, dataset: ImageDataset, samples: Samples,
-                files: ModelFiles, gone: Collection[int] = ()) -> ImageSource:
+                files: ModelFiles, gone: Collection[int] = (),
+                shape: Size | None = None) -> ImageSource:
     """Images of a manifest's model, and captions where a combo of the manifest asks for them.
 
     Parameters
     ----------
     samples : of a store, or images of `dataset` that are in none
     gone : rows that need no caption: their image is not there any more, or nobody asks for it
+    shape : of the input, which the samples' images have; None where there are not several
 
     Raises
     ------
@@ -123,9 +126,9 @@ def open_source(work: Workspace, dataset: ImageDataset, samples: Samples,
         captions = {name: found.check(name, samples.sha256[row])
                     for row, name in enumerate(samples) if row not in gone}
         _check_lengths(manifest, captions, files.tokens, found.path)
-    model = manifest.model
-    return ImageSource(dataset, samples, files.preprocessing(model),
-                       files.tokens, work.roots, captions)
+    how = files.preprocessing(manifest.model)
+    return ImageSource(dataset, samples, how.at(shape) if shape else how, files.tokens, work.roots,
+                       captions)
 
 
 def _check_lengths(manifest: Manifest, captions: Mapping[str, str], tokens: Tokens,

@@ -7,7 +7,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from gate_cache.core.errors import StoreError, listed
+from gate_cache.core.size import SHAPE
 from gate_cache.core.versions import versions
 from gate_cache.datasets.registry import open_dataset
 from gate_cache.diffusion.passes.recipes import PlannedCombo, latents_recipe
@@ -20,6 +23,7 @@ from gate_cache.store.format.layout import LATENT_MAP
 from gate_cache.workspace.lookup import Stale, find_combo
 
 if TYPE_CHECKING:
+    from gate_cache.core.size import Size
     from gate_cache.diffusion.models.sources import ModelFiles
     from gate_cache.store.writer import StoreWriter
     from gate_cache.workspace.workspace import Workspace
@@ -38,6 +42,7 @@ class ExtractionJob:
     batch : images per pass, at most if `halves`
     threads : of the CPU in a pass
     gone : rows whose image is not in the data set any more
+    shape : of the inputs, where there are several
     """
 
     workspace: Workspace
@@ -45,11 +50,16 @@ class ExtractionJob:
     threads: int
     gone: frozenset[int]
     halves: bool = False
+    shape: Size | None = None
 
 
 def open_work(order: ExtractionJob, store: StoreWriter, files: ModelFiles,
               plans: Sequence[PlannedCombo]) -> Work:
     """What is left to do, with its groups; those that the store lacks are made.
+
+    Parameters
+    ----------
+    plans : of all shapes
 
     Raises
     ------
@@ -60,8 +70,16 @@ def open_work(order: ExtractionJob, store: StoreWriter, files: ModelFiles,
     model, asked = manifest.model, encoding_asked(manifest)
     preprocessing = files.preprocessing(model)
     about = {"model": files.source, "versions": versions()}
-    shape = {LATENT_MAP: files.family.latent_shape(preprocessing.size)}
     recipe = latents_recipe(files, preprocessing, model.compute)
+    samples, gone, own = store.samples, order.gone, None
+    if order.shape:
+        recipe[SHAPE], preprocessing = list(order.shape), preprocessing.at(order.shape)
+        plans = [plan.at(order.shape) for plan in plans]
+        own = samples.of_shape(recipe)
+        assert own is not None
+        samples, gone = samples.part(own), frozenset(
+            np.isin(own, list(gone)).nonzero()[0].tolist())
+    shape = {LATENT_MAP: files.family.latent_shape(preprocessing.size)}
     latents = store.require_latents(recipe, shape, about, keeps_latents(manifest, files))
     jobs = []
     for plan in plans:
@@ -69,10 +87,10 @@ def open_work(order: ExtractionJob, store: StoreWriter, files: ModelFiles,
         words = files.tokens.encode(plan.combo.prompt).words if one_text else ()
         names = {"source": sources(plan.combo), "tokens": list(words)}
         group = store.require(plan.name, plan.recipe, plan.shapes, asked, {**about, **names})
-        jobs.append(Job(plan, group, group.todo(order.gone)))
+        jobs.append(Job(plan, group, group.todo(gone)))
     dataset = open_dataset(manifest.dataset, workspace.roots)
-    source = open_source(workspace, dataset, store.samples, files, order.gone)
-    return Work(source, jobs, latents, latents.todo(order.gone), order.gone, store.joined)
+    source = open_source(workspace, dataset, samples, files, gone, order.shape)
+    return Work(source, jobs, latents, latents.todo(gone), gone, store.joined, own)
 
 
 def open_engine(order: ExtractionJob, plans: Sequence[PlannedCombo], files: ModelFiles) -> Engine:
@@ -126,8 +144,8 @@ def tell_kept(work: Workspace, store: StoreWriter, jobs: list[Job]) -> None:
     if now.batch not in ("auto", store.batch):
         said.append(f"batches of {store.batch}")
     asked = encoding_asked(work.manifest)
-    said += [f"{job.plan.name} in {job.group.encoding}" for job in jobs
-             if job.group.encoding != asked]
+    said += dict.fromkeys(f"{job.plan.name} in {job.group.encoding}" for job in jobs
+                          if job.group.encoding != asked)
     if said:
         work.progress.say(f"note: this store was created with {listed(said)}, and keeps it; give"
                           " store.path another name to change that")

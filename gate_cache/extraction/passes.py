@@ -69,10 +69,18 @@ def chosen_combos(work: Workspace, names: Sequence[str]) -> dict[str, Combo]:
 
 
 def need_whole(work: Workspace) -> None:
-    """Raise `UserError` where images go through a model in tiles."""
+    """Raise `UserError` where images go through a model in tiles, or have inputs of own shapes."""
+    need_one_shape(work)
     if any(model.tiles for model in work.manifest.every_model.values()):
         raise UserError(f"{work.name}: model.tiles: this is about passes of whole images; give it a"
                         " manifest without tiles, and a model.size that the model takes")
+
+
+def need_one_shape(work: Workspace) -> None:
+    """Raise `UserError` where images have inputs of several shapes."""
+    if any(model.fit == "keep" for model in work.manifest.every_model.values()):
+        raise UserError(f"{work.name}: model.fit: keep: this takes images of one shape; give it a"
+                        " manifest with fit: pad")
 
 
 def with_combos(work: Workspace, combos: Mapping[str, Combo]) -> Workspace:
@@ -113,6 +121,7 @@ def open_passes(work: Workspace, combos: Mapping[str, Combo], dataset: ImageData
     UserError
         Weights, captions or images are missing, or a combo does not suit the model.
     """
+    need_one_shape(work)
     derived = with_combos(work, combos)
     files = derived.model()
     samples = Samples(ids, [dataset.sha256(i) for i in ids],
@@ -177,7 +186,9 @@ def seconds_an_image(work: Workspace, batch: int | None = None) -> float:
 
 
 def _seconds(work: Workspace, batch: int | None) -> float:
-    """Of one model."""
+    """Of one model; inputs of several shapes have as many pixels as the square."""
+    if work.manifest.model.fit == "keep":
+        work = work.with_manifest(only=work.manifest.model.model_copy(update={"fit": "pad"}))
     dataset = work.dataset()
     count = batch or store_batch(work.manifest)
     ids = [s.id for s in dataset.samples()[:count]]

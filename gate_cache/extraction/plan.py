@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import shutil
 import sys
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from gate_cache.core.errors import DataError, ModelError
+from gate_cache.core.size import nearest_shape
 from gate_cache.datasets.common.base import ids_of
 from gate_cache.datasets.registry import PUBLISHED, open_dataset
 from gate_cache.diffusion.files.locate import assumed, locate
@@ -125,13 +127,16 @@ def plan(work: Workspace, *, room: int | None = None, rate: float | None = None,
     notes, wrong = input_problems(manifest, work.roots)
     if wrong:
         raise ModelError("\n".join(wrong))
-    models = {name: _planned(part, work.roots) for name, part in manifest.by_model().items()}
+    keeps = any(m.fit == "keep" for m in manifest.every_model.values())
+    sizes = _sizes(manifest, work.roots, ids, bool(absent)) if keeps else []
+    models = {name: _planned(part, work.roots, sizes) for name, part in manifest.by_model().items()}
     notes += [*absent, *(n for m in models.values() for n in m.notes), *improbable(manifest)]
     encoding = encoding_asked(manifest)
     shape = StoreShape(
-        ids, {f"latents {name}".strip(): m.latent for name, m in models.items() if m.latent},
+        ids, {_latents(name): m.latent for name, m in models.items() if m.latent},
         {name: shapes for m in models.values() for name, shapes in m.shapes.items()}, encoding,
-        manifest.store.block)
+        manifest.store.block, {name or _latents(model): parts for model, m in models.items()
+                               for name, parts in m.parts.items()})
     passes = {name: len(m.tiles or [0]) for m in models.values() for name in m.shapes}
     lines, pieces = _lines(manifest, shape, passes), Pieces.total(m.pieces for m in models.values())
     if isinstance(store, Path) and store.exists():
@@ -162,6 +167,17 @@ def _ids(manifest: Manifest, roots: Roots) -> tuple[Sequence[str], list[str]]:
             f" {error}"]
 
 
+def _latents(model: str) -> str:
+    return f"latents {model}".strip()
+
+
+def _sizes(manifest: Manifest, roots: Roots, ids: Sequence[str],
+           absent: bool) -> list[tuple[int, int]]:
+    """(height, width) of all images; of a data set that is not here, squares."""
+    dataset = open_dataset(manifest.dataset, roots)
+    return [(1, 1)] * len(ids) if absent else [dataset.size(i) for i in ids]
+
+
 @dataclass(frozen=True)
 class _Planned:
     """What one model's combos need and leave.
@@ -171,6 +187,8 @@ class _Planned:
     tiles : of an image, where it is cut into some
     latent : shape of what is kept for later combos, if anything is
     shapes : of every map, by combo
+    parts : of inputs of several shapes, how many images have which maps, by combo; latents have no
+        name
     """
 
     source: str
@@ -180,10 +198,16 @@ class _Planned:
     shapes: dict[str, dict[str, tuple[int, ...]]]
     pieces: Pieces
     notes: list[str]
+    parts: dict[str, list[tuple[int, Shapes]]]
 
 
-def _planned(manifest: Manifest, roots: Roots) -> _Planned:
-    """Of a manifest with one model."""
+def _planned(manifest: Manifest, roots: Roots, sizes: Sequence[tuple[int, int]]) -> _Planned:
+    """Of a manifest with one model.
+
+    Parameters
+    ----------
+    sizes : (height, width) of all images, where they have inputs of several shapes
+    """
     spec, notes = manifest.model, list[str]()
     files = locate(spec, roots)
     if files is None:
@@ -197,6 +221,15 @@ def _planned(manifest: Manifest, roots: Roots) -> _Planned:
         notes.append(f"model.tiles: each image is {len(how.tiles)} tiles of {how.tiles.tile}"
                      " px, each a pass of its own")
     maps = combo_maps(manifest, model, count)
+    parts = dict[str, list[tuple[int, Shapes]]]()
+    if how.shapes:
+        counts = Counter(nearest_shape(how.shapes, *size) for size in sizes)
+        notes.append("model.fit: keep: images by their input: " + ", ".join(
+            f"{counts[shape]:,} of {shape} px" for shape in how.shapes if counts[shape]))
+        parts = {name: [(n, m.at(shape)) for shape, n in counts.items()]
+                 for name, m in maps.items()}
+        parts[""] = [(n, {LATENT_MAP: model.family.latent_shape(shape)})
+                     for shape, n in counts.items()]
     lanes = schedule([(Wanted.named(name, m.combo, m.specs), [0])
                       for name, m in maps.items()], lambda prompt, _row: count(prompt),
                      how.tiles)
@@ -206,7 +239,7 @@ def _planned(manifest: Manifest, roots: Roots) -> _Planned:
         model.family.latent_shape(how.size) if keeps_latents(manifest, model) else None,
         {name: m.shapes for name, m in maps.items()},
         pieces if model.family.text else replace(pieces, texts=0),
-        [*(files.notes if files else ()), *notes])
+        [*(files.notes if files else ()), *notes], parts)
 
 
 def _free(store: Place) -> int:

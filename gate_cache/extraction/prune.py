@@ -94,7 +94,8 @@ def _prune(path: Place, manifests: list[Workspace], yes: bool) -> Pruned:
         notes += [f"{n} is damaged and left alone; 'gate-cache verify' says more"
                   for n in store.damaged]
         views = [*store.latents(), *store.views()]
-        unneeded = {v.name: _why(v, manifests) for v in views if v.name not in needed}
+        unneeded = {group.name: _why(v, manifests) for v in views if v.name not in needed
+                    for group in v.groups}
         unneeded |= dict.fromkeys(leftovers(store.folder, store.attrs["format"]),
                                   "left by what was cut off")
         groups = [PrunedGroup(n, why, store.folder.bytes_below(n)) for n, why in unneeded.items()]
@@ -102,7 +103,8 @@ def _prune(path: Place, manifests: list[Workspace], yes: bool) -> Pruned:
             remove_group(store.folder, name)
         if yes and unneeded:
             write_listing(store.folder)
-    return Pruned(str(path), groups, [v.name for v in views if v.name in needed], notes, yes)
+    return Pruned(str(path), groups, [g.name for v in views if v.name in needed
+                                     for g in v.groups], notes, yes)
 
 
 def _why(view: ComboView, manifests: list[Workspace]) -> str:

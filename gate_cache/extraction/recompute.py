@@ -7,15 +7,16 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
 from gate_cache.core.errors import DataError, StoreError, counted
+from gate_cache.core.size import SHAPE, SHAPES
 from gate_cache.core.versions import versions
 from gate_cache.diffusion.passes.recipes import PlannedCombo, latents_recipe
 from gate_cache.extraction.inputs import ImageSource, open_source
@@ -24,8 +25,10 @@ from gate_cache.store.format.layout import LATENT_MAP, LATENTS
 from gate_cache.workspace.data_root import dataset_near
 
 if TYPE_CHECKING:
+    from gate_cache.core.size import Size
     from gate_cache.datasets.common.base import ImageDataset
     from gate_cache.diffusion.models.sources import ModelFiles
+    from gate_cache.store.format.samples import Samples
     from gate_cache.store.reader import ComboView, FeatureStore
     from gate_cache.workspace.workspace import Workspace
 
@@ -124,7 +127,6 @@ def recompute(work: Workspace, count: int = 8, *, seed: int = 0,
     dataset, notes = dataset_near(work.store_path, work.manifest.dataset, work.roots)
     views = [view for model in models for _, view in model.stored]
     rows = _choose(store, dataset, views, count, seed)
-    others = set(range(len(store.samples))).difference(rows)  # which need no caption
 
     def halved(count: int) -> None:
         notes.append("the device's memory was full: computed in batches of"
@@ -132,9 +134,10 @@ def recompute(work: Workspace, count: int = 8, *, seed: int = 0,
     combos, here = list[Compared](), ""
     # as the store was computed: in float32 another number of threads changes the last bits
     with ThreadPoolExecutor(1, "device", torch.set_num_threads, (threads,)) as device:
-        for model in models:
-            source = open_source(model.work, dataset, store.samples, model.files, others)
-            compared, here = device.submit(_compare, model, store, source, rows, halved).result()
+        for model, samples, some in (part for m in models for part in _by_shape(m, store, rows)):
+            others = set(range(len(samples))).difference(some)  # which need no caption
+            source = open_source(model.work, dataset, samples, model.files, others, model.shape)
+            compared, here = device.submit(_compare, model, store, source, some, halved).result()
             combos += compared
     left = len(work.manifest.combos) - len(views)
     notes += [f"not in the store: {counted(left, 'combo')} of the manifest"] if left else []
@@ -147,11 +150,16 @@ def recompute(work: Workspace, count: int = 8, *, seed: int = 0,
 
 @dataclass(frozen=True)
 class _Model:
-    """A model alone, with those of its combos that the store has."""
+    """A model alone, with those of its combos that the store has; of inputs of one shape, if so."""
 
     work: Workspace
     files: ModelFiles
     stored: list[tuple[PlannedCombo, ComboView]]
+    shape: Size | None = None
+
+    def name(self, combo: str) -> str:
+        """Of a combo or the latents, for people."""
+        return f"{combo} at {self.shape}" if self.shape else combo
 
 
 def _models(work: Workspace, store: FeatureStore) -> list[_Model]:
@@ -165,6 +173,22 @@ def _models(work: Workspace, store: FeatureStore) -> list[_Model]:
         raise StoreError(f"{store.path}: no combo of this manifest is in it as the manifest has it"
                          " now; 'gate-cache status' says why")
     return models
+
+
+def _by_shape(model: _Model, store: FeatureStore,
+              rows: list[int]) -> Iterator[tuple[_Model, Samples, list[int]]]:
+    """The model for inputs of each shape, their samples, and which of these are compared."""
+    shapes = model.files.preprocessing(model.work.manifest.model).shapes
+    if not shapes:
+        yield model, store.samples, rows
+    for shape in shapes:
+        own = store.samples.of_shape({SHAPES: shapes, SHAPE: shape})
+        plans = [(plan.at(shape), view.groups) for plan, view in model.stored]
+        found = [(plan, group) for plan, groups in plans for group in groups
+                 if group.recipe == plan.recipe]
+        if own is not None and found and np.isin(own, rows).any():
+            yield (replace(model, stored=found, shape=shape), store.samples.part(own),
+                   np.isin(own, rows).nonzero()[0].tolist())
 
 
 def _choose(store: FeatureStore, dataset: ImageDataset, views: Sequence[ComboView], count: int,
@@ -206,12 +230,12 @@ def _compare(model: _Model, store: FeatureStore, source: ImageSource, rows: list
 
     work, files = model.work, model.files
     views = {plan.name: view for plan, view in model.stored}
-    wanted = [(plan, np.array(rows)[view.done()[rows]].tolist()) for plan, view in model.stored]
-    combos = {name: Compared(name) for name in views}
+    wanted = [(plan, np.array(rows, int)[view.done()[rows]].tolist())
+              for plan, view in model.stored]
+    combos = {name: Compared(model.name(name)) for name in views}
     with passes_over(work, files, source, wanted, int(store.attrs["batch"]), halved) as passes, \
             work.progress.task("computing again", sum(len(r) for _, r in wanted), "rows") as task:
-        latents = _compare_latents(work, files, store, rows,
-                                   passes.inputs.latents(rows).cpu().numpy())
+        latents = _compare_latents(model, store, rows, passes.inputs.latents(rows).cpu().numpy())
         for lane in passes.lanes:
             for piece in passes.extractor.run(lane, passes.inputs):
                 maps = {n: values.float().cpu().numpy() for n, values in piece.maps.items()}
@@ -223,12 +247,13 @@ def _compare(model: _Model, store: FeatureStore, source: ImageSource, rows: list
         return [*latents, *combos.values()], described(passes.extractor.model.device)
 
 
-def _compare_latents(work: Workspace, files: ModelFiles, store: FeatureStore, rows: list[int],
+def _compare_latents(model: _Model, store: FeatureStore, rows: list[int],
                      x0: npt.NDArray[Any]) -> list[Compared]:
     """The latents, if the store keeps them."""
-    model, compared = work.manifest.model, Compared(LATENTS)
-    recipe = latents_recipe(files, files.preprocessing(model), model.compute)
-    for view in [v for v in store.latents() if v.recipe == recipe]:
+    spec, files, compared = model.work.manifest.model, model.files, Compared(model.name(LATENTS))
+    recipe = latents_recipe(files, files.preprocessing(spec), spec.compute)
+    recipe |= {SHAPE: list(model.shape)} if model.shape else {}
+    for view in [g for v in store.latents() for g in v.groups if g.recipe == recipe]:
         done = view.done()
         for i, row in enumerate(rows):
             if done[row]:

@@ -18,6 +18,8 @@ from gate_cache.store.format.samples import NewSample
 from gate_cache.workspace.image_digests import ImageDigests
 
 if TYPE_CHECKING:
+    import numpy.typing as npt
+
     from gate_cache.core.progress import Progress
     from gate_cache.datasets.common.base import ImageDataset
     from gate_cache.store.writer import StoreWriter
@@ -77,11 +79,16 @@ class Registration:
     @property
     def unknown(self) -> int:
         """Images not looked at yet of which the store has no row."""
-        return int(self._unknown[self._looked]) if self._looked < len(self._ids) else 0
+        return int(self._unknown[self._looked]) if self.more else 0
 
-    def settled(self, rows: range) -> bool:
+    @property
+    def more(self) -> bool:
+        """Whether images are left to look at."""
+        return self._looked < len(self._ids)
+
+    def settled(self, rows: slice | npt.NDArray[np.int64]) -> bool:
         """Whether all that these rows could be computed from has been looked at."""
-        return bool((self._places[rows.start : rows.stop] < self._looked).all())
+        return bool((self._places[rows] < self._looked).all())
 
     def rounds(self, show: Progress) -> Iterator[None]:
         """Append images that the store does not know, by id and content; all are decoded first.
@@ -155,8 +162,7 @@ class Registration:
     def _append(self) -> None:
         """Append what waits, up to the end of a block while more may come."""
         rows, block = len(self._store.samples) + len(self._waiting), self._store.block
-        more = self._looked < len(self._ids)
-        count = max(len(self._waiting) - (rows % block if more else 0), 0)
+        count = max(len(self._waiting) - (rows % block if self.more else 0), 0)
         new, self._waiting = self._waiting[:count], self._waiting[count:]
         if new:
             self._store.append(new)

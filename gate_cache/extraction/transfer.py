@@ -166,6 +166,11 @@ class HostMemory:
                 return free.pop()
         return torch.empty(size, dtype=torch.uint8, pin_memory=self._pinned)
 
+    def drop(self) -> None:
+        """Free what is not in use: what comes has other sizes."""
+        with self._lock:
+            self._free.clear()
+
     def give_back(self, buffers: Buffers) -> None:
         """Let memory be used again."""
         with self._lock:

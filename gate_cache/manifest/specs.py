@@ -11,7 +11,8 @@ from pydantic import BeforeValidator, Field, PrivateAttr, field_serializer, mode
 
 from gate_cache.core.errors import ManifestError, listed
 from gate_cache.core.features import Pooling
-from gate_cache.core.preprocessing import Fit, Resample, parse_color
+from gate_cache.core.preprocessing import Resample, parse_color
+from gate_cache.core.size import Fit
 from gate_cache.manifest.base import Spec, sides
 from gate_cache.manifest.dataset_specs import DatasetSpec
 from gate_cache.manifest.store_specs import MapSize, StoreSpec, by_name

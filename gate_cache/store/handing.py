@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     import dask.array as da
     import xarray
 
-    from gate_cache.store.format.maps import ComboView
+    from gate_cache.store.format.combos import ComboView
     from gate_cache.store.format.opened import OpenStore
 
 Item = dict[str, Any]
@@ -45,7 +45,7 @@ class MapDataset:
     def __getitems__(self, places: Sequence[int]) -> list[Item]:
         """A batch: its rows are read together."""
         rows = [self.rows[place] for place in places]
-        read = {combo: {name: view[rows] for name, view in views.items()}
+        read = {combo: {name: list(view.each(rows)) for name, view in views.items()}
                 for combo, views in self._views.items()}
         return [{"id": self._ids[place], **{
             combo: {name: batch[i] for name, batch in maps.items()}

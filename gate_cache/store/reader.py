@@ -12,12 +12,13 @@ import numpy as np
 from gate_cache.core.errors import StoreError, did_you_mean, listed
 from gate_cache.core.places import Place, parse_place
 from gate_cache.store.format.attrs import META, is_whole, read_attrs
+from gate_cache.store.format.combos import ComboView
 from gate_cache.store.format.layout import DONE, LATENTS, SAMPLES
-from gate_cache.store.format.maps import ComboView
 from gate_cache.store.format.opened import OpenStore
 from gate_cache.store.handing import MapDataset, to_xarray
 from gate_cache.store.opening import open_store
 from gate_cache.store.places.disk import disk_errors
+from gate_cache.store.shaped import joined
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -82,7 +83,7 @@ class FeatureStore(OpenStore):
         whole = [n for n, raw in zip(names, self.folder.read_many(keys), strict=True) if raw]
         attrs = {name: read_attrs(self.folder, name) for name in whole}
         damaged = [n for n, a in attrs.items() if not is_whole(a, self.attrs["format"])]
-        return [ComboView(self, n, a) for n, a in attrs.items() if n not in damaged], damaged
+        return joined(self, {n: a for n, a in attrs.items() if n not in damaged}), damaged
 
     @property
     def damaged(self) -> list[str]:
@@ -97,7 +98,8 @@ class FeatureStore(OpenStore):
 
     def group(self, name: str) -> ComboView:
         """Any group, latents too, by its own name."""
-        return next(v for v in self._groups[0] if v.name == name)
+        views = self._groups[0]
+        return next(v for v in (*views, *(g for v in views for g in v.groups)) if v.name == name)
 
     def views(self) -> list[ComboView]:
         """All combos, by group name; latents are not among them. Listed once, as `samples`."""
@@ -172,6 +174,9 @@ class FeatureStore(OpenStore):
         from dask.base import tokenize
 
         view = self[combo][name]
+        if view.combo.shaped:
+            raise StoreError(f"{self.path}: {combo}: its images have inputs of several shapes, and"
+                             " an array has one; read them by row, or through torch_dataset")
         place = tokenize(str(self.path.resolve()), view.combo.fingerprint, len(view))
         label = f"{view.combo.name}-{name}-{place}"
         lazy: da.Array = cast(Any, da).from_array(

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from gate_cache.core.errors import StoreError
 from gate_cache.core.fingerprint import SHORT, Recipe, fingerprint
+from gate_cache.core.size import SHAPE
 from gate_cache.core.versions import versions
 from gate_cache.store.format import done, sums
 from gate_cache.store.format.attrs import MEND, META, is_whole, read_array, read_attrs
@@ -123,7 +124,9 @@ class StoreWriter:
             raise StoreError(f"{self.path}: {key}/{META} is damaged; {MEND}")
 
     def _writer(self, name: str) -> GroupWriter:
-        return GroupWriter(self.path, self.folder, name, len(self.samples), self.block, self.check)
+        own = self.samples.of_shape(read_attrs(self.folder, name).get("recipe", {}))
+        return GroupWriter(self.path, self.folder, name, len(self.samples if own is None else own),
+                           self.block, self.check)
 
     def require(
         self,
@@ -144,7 +147,7 @@ class StoreWriter:
         about : further attributes (tokens, versions, weights)
         """
         with disk_errors(self.path):
-            group, requested = self.find(recipe), Encoding.of(encoding)
+            group, requested = self.find(recipe), self._as_beside(recipe) or Encoding.of(encoding)
             name = group.name if group else self._make(
                 label, recipe, shapes, {**about, ENCODING: requested.to_json()})
             used = group.encoding if group else requested
@@ -160,6 +163,15 @@ class StoreWriter:
             if (lost or not group) and writer.marks.read_all(blocks).any():
                 recheck(writer)
         return writer
+
+    def _as_beside(self, recipe: Recipe) -> Encoding | None:
+        """How the maps of other shapes are stored, of the same combo, if there are any."""
+        for name in self.folder.names() if SHAPE in recipe else ():
+            beside = read_attrs(self.folder, name)
+            if is_whole(beside, self.attrs["format"]) and SHAPE in beside["recipe"] \
+                    and {**beside["recipe"], SHAPE: recipe[SHAPE]} == recipe:
+                return self._writer(name).encoding
+        return None
 
     def require_latents(self, recipe: Recipe, shapes: Mapping[str, tuple[int, ...]],
                         about: Mapping[str, Any], keep: bool) -> GroupWriter:
@@ -196,7 +208,8 @@ class StoreWriter:
         attrs = {"combo": label, "kind": recipe["kind"], "fingerprint": digest,
                  "maps": list(shapes), "recipe": recipe, **about}
         old = [n for n in self.folder.names() if n.endswith(f"-{digest[:SHORT]}")]
-        name = old[0] if old else f"{label}-{digest[:SHORT]}"  # one that lost its metadata
+        of = f"-{'x'.join(map(str, recipe[SHAPE]))}" if SHAPE in recipe else ""
+        name = old[0] if old else f"{label}{of}-{digest[:SHORT]}"  # one that lost its metadata
         put_attrs(self.folder, name, attrs)
         return name
 

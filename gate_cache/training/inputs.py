@@ -202,7 +202,7 @@ def _of_images(work: Workspace, dataset: SegmentationDataset | ClassifiedDataset
     frame = opened.views[opened.shared["baseline"]].frame
     maps = NativeMaps(opened.shared["store"], native_spec, work.torch_device(), opened.rows,
                       dataset.size, HELD_BYTES if dense else FEW_BYTES, lambda i: model_input(
-                          dataset, i, Preprocessing(frame.size, frame.fit)))
+                          dataset, i, Preprocessing(frame.size, frame.fit, shapes=frame.shapes)))
     return DenseInputs(**opened.shared, features=maps, task=_task(maps, dataset, ids, spec),
                        ids=ids)
 

@@ -17,8 +17,8 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from gate_cache.core.errors import DataError
 from gate_cache.core.fingerprint import need_regular
 from gate_cache.core.geometry import Frame, Placement
-from gate_cache.core.preprocessing import WHITE, Color, Fit, Preprocessing, Resample
-from gate_cache.core.size import Sides
+from gate_cache.core.preprocessing import WHITE, Color, Preprocessing, Resample
+from gate_cache.core.size import Fit, Shapes, Sides
 
 Pixels = npt.NDArray[np.uint8]
 Labels = npt.NDArray[np.int64]
@@ -111,7 +111,7 @@ def holds_several(path: Path) -> bool:
 
 def file_input(path: Path, how: Preprocessing) -> Pixels:
     """A file as the model takes it, (H, W, 3)."""
-    return to_frame(read_rgb(path, how.background), how.size, how.fit, how.resample)
+    return to_frame(read_rgb(path, how.background), how.size, how.fit, how.resample, how.shapes)
 
 
 def size_of(path: Path) -> tuple[int, int]:
@@ -123,20 +123,21 @@ def size_of(path: Path) -> tuple[int, int]:
     return (width, height) if turned else (height, width)
 
 
-def to_frame(image: Pixels, size: Sides, fit: Fit = "squash",
-              resample: Resample = "bicubic") -> Pixels:
+def to_frame(image: Pixels, size: Sides, fit: Fit = "squash", resample: Resample = "bicubic",
+             shapes: Shapes = ()) -> Pixels:
     """Bring an image to the model's input, (H, W, 3).
 
-    ``squash`` does not keep the aspect, as in the peers' code; ``pad`` does, and continues the
-    image's border into the rest: any fixed colour would draw a frame.
+    ``squash`` does not keep the aspect, as in the peers' code; ``pad`` and ``keep``
+    do, and continue the image's border into the rest: any fixed colour would draw a frame.
 
     Parameters
     ----------
     image : (h, w, 3) RGB
     size : in pixels, of a square or (H, W)
     resample : a filter of Pillow, or ``opencv`` as some peers do it
+    shapes : as of `Frame`
     """
-    place = Frame(size, fit).place(*image.shape[:2])
+    place = Frame(size, fit, shapes).place(*image.shape[:2])
     inner = _resized(image, place, resample)
     below, right = (side - area.stop for side, area in zip(place.size, place.area, strict=True))
     if not (place.top or place.left or below or right):

@@ -22,4 +22,4 @@ def image_on(dataset: ImageDataset, sample_id: str, background: Color | None) ->
 def model_input(dataset: ImageDataset, sample_id: str, how: Preprocessing) -> Pixels:
     """An image as the model takes it, (H, W, 3)."""
     image = image_on(dataset, sample_id, how.background)
-    return to_frame(image, how.size, how.fit, how.resample)
+    return to_frame(image, how.size, how.fit, how.resample, how.shapes)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from gate_cache.core.errors import ModelError
 from gate_cache.core.headers import read_config
 from gate_cache.core.preprocessing import Preprocessing
-from gate_cache.core.size import Tiling
+from gate_cache.core.size import Tiling, shapes_of
 from gate_cache.core.weights import digest, shapes_in, weight_files
 from gate_cache.diffusion.files import single_file
 from gate_cache.diffusion.models import encoders, layouts, timm_features, transformers, unets
@@ -128,6 +128,13 @@ class ModelFiles:
         """
         family, tiles = self.family, model.tiles
         size = model.size or family.default_size
+        if model.fit == "keep":
+            if tiles or not isinstance(size, int):
+                raise ModelError("model.fit: keep: each image has an input of its own shape, so"
+                                 " model.size is one number, and there are no tiles")
+            side = family.check_size(size, "model.size").height
+            return Preprocessing.of(model, side, shapes=shapes_of(
+                side, family.size_multiple, family.largest))
         if tiles is None:
             return Preprocessing.of(model, family.check_size(size, "model.size"))
         whole = family.check_multiple(size, "model.size")

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from gate_cache.core.errors import DataError, ModelError, NotThere, UserError
 from gate_cache.core.features import CELLS
 from gate_cache.core.fingerprint import Recipe, file_sha256, fingerprint
+from gate_cache.core.size import SHAPE
 from gate_cache.datasets.common.base import PREPROCESSING
 from gate_cache.diffusion.models.encoders import normalisation
 from gate_cache.diffusion.models.fitting import check_parts
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from gate_cache.core.features import MapSpec
     from gate_cache.core.preprocessing import Preprocessing
     from gate_cache.core.roots import Roots
+    from gate_cache.core.size import Size
     from gate_cache.diffusion.models.sources import ModelFiles
     from gate_cache.manifest.specs import Combo, Manifest
 
@@ -44,6 +46,11 @@ class PlannedCombo:
     recipe: Recipe
     techniques: dict[Use, Technique[Any]]
 
+    def at(self, shape: Size) -> PlannedCombo:
+        """Of images whose input has this one of several shapes."""
+        shapes = ComboMaps(self.combo, self.specs, self.shapes).at(shape)
+        return replace(self, shapes=shapes, recipe={**self.recipe, SHAPE: list(shape)})
+
 
 @dataclass(frozen=True)
 class ComboMaps:
@@ -52,6 +59,10 @@ class ComboMaps:
     combo: Combo
     specs: tuple[MapSpec, ...]
     shapes: dict[str, tuple[int, ...]]
+
+    def at(self, shape: Size) -> dict[str, tuple[int, ...]]:
+        """`shapes`, for an input of this one."""
+        return {s.name: s.shape(shape, self.shapes[s.name][0]) for s in self.specs}
 
 
 def combo_maps(manifest: Manifest, files: ModelFiles,
@@ -83,6 +94,8 @@ def combo_maps(manifest: Manifest, files: ModelFiles,
         specs = layout.select(manifest.kind(name), combo.maps, combo.pooling)
         tokens = count_tokens(combo.prompt)
         run = combo if noised else combo.model_copy(update={"noise": "none", "t": 0})
+        for shape in how.shapes:
+            _need_alike(specs, shape)
         maps[name] = ComboMaps(run, specs, {s.name: s.shape(how.size, tokens) for s in specs})
     return maps
 
@@ -95,8 +108,20 @@ def _need_cells(specs: Iterable[MapSpec]) -> None:
                              " pieces; name other maps, or leave tiles out")
 
 
+def _need_alike(specs: Iterable[MapSpec], shape: Size) -> None:
+    """Refuse maps that inputs of this shape have not, or have with other channels."""
+    for spec in specs:
+        spec.shape(shape, 1)
+        if spec.channels == CELLS:
+            raise ModelError(f"maps: {spec.name}: has a channel for each cell, and with model.fit:"
+                             " keep images have different numbers of them; name other maps")
+
+
 def latents_recipe(files: ModelFiles, preprocessing: Preprocessing, dtype: str) -> Recipe:
-    """All that decides the latents: the VAE, the input's size and how it is made."""
+    """All that decides the latents: the VAE, the input's size and how it is made.
+
+    Of several shapes, one is to be added (`SHAPE`).
+    """
     alone = dtype.removesuffix(TF32)
     return {"kind": "latents", **_coder(files), "size": preprocessing.size.sides,
             "resize": preprocessing.fit, "preprocessing": PREPROCESSING,

@@ -99,7 +99,8 @@ def copy_store(source: Place, target: Place, selection: Selection = Selection(),
     with open_writer(target, attrs["dataset"], store.block, attrs["batch"],
                      attrs.get("threads")) as writer:
         _append(store, rows, writer)
-        copies = [_GroupCopy(view, maps, rows, writer) for view, maps in views]
+        copies = [_GroupCopy(group, maps, group.places(rows), writer) for view, maps in views
+                  for group in view.groups]
         result = Copied(str(target), len(rows), [copy.group.name for copy in copies],
                         version=store.folder.version())
         for copy in copies:
@@ -171,7 +172,7 @@ class _GroupCopy:
     ----------
     view : to be copied
     maps : of it
-    rows : (N,) of the source, in the order of the target's
+    rows : (N,) of the source's group, in the order of the target's
     """
 
     def __init__(self, view: ComboView, maps: list[str], rows: npt.NDArray[np.int64],

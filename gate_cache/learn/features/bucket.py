@@ -40,6 +40,16 @@ class Bucket(NamedTuple):
     conv: torch.Tensor
     attention: torch.Tensor | None
 
+    @property
+    def parts(self) -> list[Bucket]:
+        """As `Stacks`: of a batch, itself."""
+        return [self]
+
+    @property
+    def places(self) -> list[int]:
+        """As `Stacks`."""
+        return [*range(len(self.conv))]
+
 
 @dataclass(frozen=True)
 class FeatureSpec:
@@ -65,7 +75,8 @@ class BucketSpec(FeatureSpec):
 
     Attributes
     ----------
-    resolution : of all maps, side or (height, width); by default the finest convolutional map's
+    resolution : of all maps, side or (height, width); by default the finest convolutional map's,
+        of each image's own where these have inputs of several shapes
     standardise : ``image``: see `standardised`, for convolutional maps
     """
 
@@ -121,8 +132,10 @@ class Buckets:
         return Buckets(self._store, spec, self.device, self._rows, self._held)
 
     def window(self, size: tuple[int, int]) -> Window:
-        """The cells that show an image of this (height, width), of maps at `resolution`."""
-        return self._frame.place(*size).window(self.resolution)
+        """The cells of its bucket that show an image of this (height, width)."""
+        place = self._frame.place(*size)
+        own = self._frame.shapes and not self.spec.resolution
+        return place.window(self.maps.resolution_at(place.size) if own else self.resolution)
 
     def named(self, sample_id: str) -> Bucket:
         """The bucket of one sample."""
@@ -139,13 +152,15 @@ class Buckets:
     def _build(self, row: int, maps: Maps) -> Bucket:
         spec, place = self.spec, self._frame.place(*map(int, self._store.samples.sizes[row]))
         prepare = partial(standardised, place=place) if spec.standardise == "image" else None
-        conv = self._joined(self.maps.stacked(maps, prepare))
+        own = self._frame.shapes and not spec.resolution
+        size = self.maps.resolution_at(place.size) if own else self.resolution
+        conv = self._joined(self.maps.stacked(maps, prepare), size)
         attention = [m[None] for m in maps[spec.attention].values()] if spec.attention else []
-        return Bucket(conv, self._joined(attention)[0] if attention else None)
+        return Bucket(conv, self._joined(attention, size)[0] if attention else None)
 
-    def _joined(self, levels: Sequence[torch.Tensor]) -> torch.Tensor:
+    def _joined(self, levels: Sequence[torch.Tensor], size: Size) -> torch.Tensor:
         """(b, C, h, w): levels resized (bilinear) and concatenated along the channels."""
-        size, at = self.resolution, 0
+        at = 0
         joined = torch.empty(len(levels[0]), sum(m.shape[1] for m in levels), *size,
                              device=self.device)
         for level in levels:
@@ -189,7 +204,7 @@ def one_frame(store: FeatureStore, spec: FeatureSpec) -> Frame:
     names = [*spec.combos, *([spec.attention] if spec.attention else [])]
     frames = {name: store[name].frame for name in names}
     distinct = set(frames.values())
-    if len(distinct) > 1 and any(frame.fit == "pad" for frame in distinct):
+    if len(distinct) > 1 and any(frame.fit != "squash" for frame in distinct):
         listing = ", ".join(f"{name} has {s.fit} at {s.size} px" for name, s in frames.items())
         raise StoreError(f"combos of one bucket need images fitted in the same way: {listing}")
     return frames[names[0]]
@@ -200,8 +215,33 @@ def nbytes(parts: Iterable[torch.Tensor | None]) -> int:
     return sum(t.nbytes for t in parts if t is not None)
 
 
-def stack(buckets: list[Bucket]) -> Bucket:
+def stack(buckets: Sequence[Bucket]) -> Bucket:
     """Batch buckets: (B, b, C, h, w) and (B, T, h, w)."""
     attentions = [b.attention for b in buckets if b.attention is not None]
     return Bucket(torch.stack([b.conv for b in buckets]),
                   torch.stack(attentions) if attentions else None)
+
+
+class Stacks(NamedTuple):
+    """A batch of buckets in batches of one shape.
+
+    Attributes
+    ----------
+    parts : the batches
+    places : (B,) of each bucket among those of all parts, one part after the other
+    """
+
+    parts: list[Bucket]
+    places: list[int]
+
+
+def stacks(buckets: Sequence[Bucket]) -> Bucket | Stacks:
+    """Batch buckets, by their shapes where these differ."""
+    numbers: dict[torch.Size, list[int]] = {}
+    for number, bucket in enumerate(buckets):
+        numbers.setdefault(bucket.conv.shape, []).append(number)
+    if len(numbers) == 1:
+        return stack(buckets)
+    order = [number for some in numbers.values() for number in some]
+    return Stacks([stack([buckets[i] for i in some]) for some in numbers.values()],
+                  sorted(range(len(order)), key=order.__getitem__))

@@ -82,7 +82,7 @@ class BucketMaps:
 
     def __init__(self, store: FeatureStore, combos: Sequence[str], joining: Joining | None = None,
                  most: int | None = None) -> None:
-        views = {name: store[name] for name in combos}
+        self._views = views = {name: store[name] for name in combos}
         self._joining = joining
         self.read = {name: view.maps[:most] for name, view in views.items()}
         if joining is None:
@@ -107,6 +107,14 @@ class BucketMaps:
         """Of the finest map."""
         return max((level.size for level in self.levels), key=lambda size: size.area)
 
+    def size_at(self, level: Level, size: Size) -> Size:
+        """Of a map, of images whose input has this size."""
+        return Size.of(self._views[next(iter(level.combos))][level.name].shape_at(size)[1:])
+
+    def resolution_at(self, size: Size) -> Size:
+        """`resolution`, of images whose input has this size."""
+        return max((self.size_at(level, size) for level in self.levels), key=lambda s: s.area)
+
     def slices(self, combo: str) -> dict[str, slice]:
         """Which channels of a bucket each map of a combo has."""
         start, found = 0, dict[str, slice]()
@@ -124,14 +132,15 @@ class BucketMaps:
         maps : of one image
         prepare : applied to each map, (C_l, h_l, w_l), before it is made of unit length
         """
-        return [torch.stack([self._map(level, combo, maps[combo], prepare) for combo in self.read])
+        return [torch.stack([self._map(level, combo, maps, prepare) for combo in self.read])
                 for level in self.levels]
 
-    def _map(self, level: Level, combo: str, maps: Mapping[str, torch.Tensor],
+    def _map(self, level: Level, combo: str, every: Maps,
              prepare: Prepare | None) -> torch.Tensor:
+        maps = every[combo]
         if combo not in level.combos:
-            some = next(iter(maps.values()))
-            return torch.zeros(level.channels, *level.size, device=some.device)
+            like = every[next(iter(level.combos))][level.name]
+            return torch.zeros_like(like, dtype=torch.float32)
         values = prepare(maps[level.name]) if prepare else maps[level.name]
         if self._joining is None:
             return values

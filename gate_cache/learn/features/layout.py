@@ -30,10 +30,9 @@ def views_of(store: FeatureStore, combos: Iterable[str] | Mapping[str, Iterable[
 
 class _Map(NamedTuple):
     combo: str
-    name: str
-    encoding: Encoding
+    view: MapView
     parts: Sequence[tuple[Part, int]]
-    """Each with where it begins."""
+    """Each with where it begins; where images differ in shape, the largest."""
 
 
 class Layout:
@@ -53,16 +52,19 @@ class Layout:
                 for part in view.parts.values():
                     parts.append((part, self.nbytes))
                     self.nbytes += -(-part.nbytes // _ALIGN) * _ALIGN
-                self._maps.append(_Map(combo, view.name, view.encoding, parts))
-        self.views_only = all(m.encoding.dtype != "int8" for m in self._maps)
+                self._maps.append(_Map(combo, view, parts))
+        self.one_view = all(m.view.encoding.dtype != "int8" and not m.view.combo.shaped
+                            for m in self._maps)
+        """Whether every sample's values are the same view of the memory."""
 
-    def maps(self, memory: torch.Tensor) -> Maps:
-        """The values, on the device that the memory is on; a view of it, unless it is int8."""
+    def maps(self, memory: torch.Tensor, row: int) -> Maps:
+        """A row's values, on the device that the memory is on; a view of it, unless it is int8."""
         decoded: Maps = {}
-        for combo, name, encoding, parts in self._maps:
-            stored = {p.suffix: memory[at : at + p.nbytes].view(part_dtype(p)).view(p.shape)
-                      for p, at in parts}
-            decoded.setdefault(combo, {})[name] = decode(encoding, stored)
+        for combo, view, parts in self._maps:
+            own = view.parts_of(row)
+            stored = {s: memory[at : at + p.nbytes].view(part_dtype(p)).view(p.shape)
+                      for s, p, at in ((p.suffix, own[p.suffix], at) for p, at in parts)}
+            decoded.setdefault(combo, {})[view.name] = decode(view.encoding, stored)
         return decoded
 
     def reads(self, memory: torch.Tensor) -> list[tuple[MapView, dict[str, memoryview]]]:

@@ -125,8 +125,12 @@ class NativeMaps:
 
     @property
     def resolution(self) -> Size:
-        """Of the finest level."""
+        """Of the finest level; where inputs have several shapes, of the square one."""
         return self.maps.resolution
+
+    def resolution_of(self, sample_id: str) -> Size:
+        """Of one sample's finest level, as it is stored."""
+        return self.maps.resolution_at(self.place(sample_id).size)
 
     def place(self, sample_id: str) -> Placement:
         """Where an image lies in the model's input."""

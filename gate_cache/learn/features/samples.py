@@ -49,7 +49,7 @@ class SampleBuffer:
         self._memory = torch.empty(layout.nbytes, dtype=torch.uint8, pin_memory=pin)
         self._reads = layout.reads(self._memory)
         self._combos = {id(view.combo): view.combo for view, _ in self._reads}.values()
-        self._maps = layout.maps(self._memory) if layout.views_only else None
+        self._maps = layout.maps(self._memory, 0) if layout.one_view else None
 
     def fill(self) -> None:
         """Read the row, once the copies that may still read the memory are done."""
@@ -83,8 +83,8 @@ class SampleBuffer:
     def maps(self, device: torch.device | None = None) -> Maps:
         """Its values on a device: one copy, which is not waited for."""
         if device is None or device.type == "cpu":
-            return self._maps or self._layout.maps(self._memory)
-        return self._layout.maps(self._memory.to(device, non_blocking=True))
+            return self._maps or self._layout.maps(self._memory, self.row)
+        return self._layout.maps(self._memory.to(device, non_blocking=True), self.row)
 
 
 class SampleReader:

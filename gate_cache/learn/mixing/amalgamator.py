@@ -15,7 +15,7 @@ from gate_cache.learn.tasks.task import Output
 from gate_cache.manifest.heads import Sizes, head_of
 
 if TYPE_CHECKING:
-    from gate_cache.learn.features.bucket import Bucket
+    from gate_cache.learn.features.bucket import Bucket, Stacks
     from gate_cache.manifest.train_spec import TrainSpec
 
 EPS = 1e-12  # under the root of a norm, whose gradient at 0 would be NaN
@@ -60,15 +60,21 @@ class Amalgamator(nn.Module):
         """(B, b, C, h, w) to n sums."""
         return mix(bucket, self.weigh(bucket))
 
-    def weigh(self, bucket: torch.Tensor) -> torch.Tensor:
-        """(B, b, C, h, w) to (B, n, b[, C]) weights: softmax over the b maps (Eq. 3)."""
-        maps = bucket.flatten(0, 1)
+    def weigh(self, *buckets: torch.Tensor) -> torch.Tensor:
+        """(B, b, C, h, w) to (B, n, b[, C]) weights: softmax over the b maps (Eq. 3).
+
+        Of several batches, which may differ in h and w, one after the other.
+        """
+        maps = [self._averaged(bucket.flatten(0, 1)) for bucket in buckets]
+        logits = [f(*maps).unflatten(0, (-1, buckets[0].shape[1])) for f in self.assigners]
+        return torch.stack(logits, 1).softmax(2)
+
+    def _averaged(self, maps: torch.Tensor) -> torch.Tensor:
         if self.resolution:
             size = Size(*map(min, Size.of(self.resolution), maps.shape[-2:]))
             if tuple(size) != tuple(maps.shape[-2:]):
                 maps = F.adaptive_avg_pool2d(maps, size)  # the mixed maps stay as fine as they are
-        logits = [f(maps).unflatten(0, bucket.shape[:2]) for f in self.assigners]
-        return torch.stack(logits, 1).softmax(2)
+        return maps
 
 
 class FixedWeights(nn.Module):
@@ -90,9 +96,9 @@ class FixedWeights(nn.Module):
         """(B, b, …) to one sum."""
         return mix(bucket, self.weigh(bucket))
 
-    def weigh(self, bucket: torch.Tensor) -> torch.Tensor:
-        """(B, 1, b), whatever is in the bucket."""
-        return self.weights.expand(len(bucket), 1, -1)
+    def weigh(self, *buckets: torch.Tensor) -> torch.Tensor:
+        """(B, 1, b), whatever is in the buckets."""
+        return self.weights.expand(sum(map(len, buckets)), 1, -1)
 
 
 def mix(bucket: torch.Tensor, weights: torch.Tensor) -> Amalgamated:
@@ -147,9 +153,20 @@ class ConvAssigner(nn.Module):
             nn.Linear(hidden, outputs),
         )
 
-    def forward(self, maps: torch.Tensor) -> torch.Tensor:
-        """(N, C, h, w) to (N,) logits, or (N, outputs)."""
-        return torch.as_tensor(self.body(maps)).squeeze(1)
+    def forward(self, *maps: torch.Tensor) -> torch.Tensor:
+        """(N, C, h, w) to (N,) logits, or (N, outputs).
+
+        Of several batches, which may differ in h and w, one after the other: they are normalised
+        as one.
+        """
+        if len(maps) == 1:
+            return torch.as_tensor(self.body(maps[0])).squeeze(1)
+        hidden = [self.body[:2](some) for some in maps]
+        cells = [h.transpose(0, 1).flatten(1) for h in hidden]
+        normal = self.body[2:4](torch.cat(cells, 1)[None, :, :, None])[0, :, :, 0]
+        means = [part.unflatten(1, (len(h), -1)).mean(2).T for part, h in zip(
+            normal.split([c.shape[1] for c in cells], 1), hidden, strict=True)]
+        return torch.as_tensor(self.body[6](torch.cat(means))).squeeze(1)
 
 
 AttentionIn = Literal["head", "bucket"]
@@ -211,16 +228,27 @@ class MixedModel(nn.Module):
 class CorrespondenceModel(MixedModel):
     """Amalgamate a bucket (`Amalgamator`), then apply the head."""
 
-    def forward(self, bucket: Bucket, weights: torch.Tensor | None = None) -> Output:
+    mixer: Amalgamator | FixedWeights
+
+    def forward(self, batch: Bucket | Stacks, weights: torch.Tensor | None = None) -> Output:
         """A batch of buckets to descriptors (B, D, h, w) of unit length over D.
+
+        Where they differ in h and w the descriptors are a list.
 
         Parameters
         ----------
         bucket, weights : maps of a batch, and their weights where they are known already
         """
-        maps, beside = self.parts(bucket.conv, bucket.attention)
-        mixed = self.mixer(maps) if weights is None else mix(maps, weights)
-        return Output(self.head(mixed.maps, beside), mixed.weights)
+        inputs = [self.parts(part.conv, part.attention) for part in batch.parts]
+        if weights is None:
+            weights = self.mixer.weigh(*(maps for maps, _ in inputs))
+        each = torch.split(weights, [len(maps) for maps, _ in inputs])
+        values = [self.head(mix(maps, own).maps, beside)
+                  for (maps, beside), own in zip(inputs, each, strict=True)]
+        if len(values) == 1:
+            return Output(values[0], weights)
+        every = [one for some in values for one in some]
+        return Output([every[place] for place in batch.places], weights[batch.places])
 
 
 def build_model(spec: TrainSpec, channels: int, weights: list[float] | None = None,

@@ -157,7 +157,7 @@ class CorrespondenceLoss(nn.Module):
 
 
 class PairsLoss(nn.Module):
-    """The loss of a batch of pairs: descriptors (2B, D, h, w), sources first.
+    """The loss of a batch of pairs: 2B descriptors, (D, h, w) each, sources first.
 
     Of each map only the cells that show its image count.
     """
@@ -167,9 +167,10 @@ class PairsLoss(nn.Module):
         self.loss = CorrespondenceLoss(learnt)
         self._buckets = buckets
 
-    def forward(self, descriptors: torch.Tensor, pairs: Sequence[PairPoints]) -> torch.Tensor:
+    def forward(self, descriptors: Sequence[torch.Tensor] | torch.Tensor,
+                pairs: Sequence[PairPoints]) -> torch.Tensor:
         """Mean over the pairs."""
-        halves = torch.split(descriptors, len(pairs))
+        halves = descriptors[: len(pairs)], descriptors[len(pairs) :]
         return torch.stack([self._of_pair(*each) for each in zip(pairs, *halves, strict=True)]
                            ).mean()
 

@@ -36,7 +36,7 @@ def mask_floors(data: SegmentationDataset, ids: Mapping[Split, Sequence[str]],
     for sample_id in ids["test"]:
         true = data.mask(sample_id)
         for role, table in floors.items():
-            tallies[role].image(true, _at_pixels(table, true.shape))
+            tallies[role].image(true, at_pixels(table, true.shape))
     return {role: scores.segmentation(True, ids["test"]) for role, scores in tallies.items()}
 
 
@@ -64,14 +64,14 @@ def _commonest(data: SegmentationDataset, ids: Sequence[str]) -> tuple[int, Clas
     for sample_id in ids:
         mask = data.mask(sample_id)
         totals += np.bincount(mask.ravel(), minlength=256)[:count]  # ignored ones are above
-        here = _at_pixels(mask, (SIDE, SIDE))
+        here = at_pixels(mask, (SIDE, SIDE))
         rows, columns = np.nonzero(here < count)
         places[here[rows, columns], rows, columns] += 1
     majority = int(totals.argmax())
     return majority, np.where(places.any(0), places.argmax(0), majority).astype(np.uint8)
 
 
-def _at_pixels(table: Classes, size: tuple[int, ...]) -> Classes:
+def at_pixels(table: Classes, size: tuple[int, ...]) -> Classes:
     """A table of classes read at the centres of (height, width) pixels: the cell they are in."""
     rows, columns = ((2 * np.arange(side) + 1) * length // (2 * side)
                      for side, length in zip(size, table.shape, strict=True))

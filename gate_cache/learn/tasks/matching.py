@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from gate_cache.core.progress import Progress, Silent
-from gate_cache.learn.features.bucket import Bucket, Buckets, stack
+from gate_cache.learn.features.bucket import Bucket, Buckets, Stacks, stack, stacks
 from gate_cache.learn.features.feed import batched
 from gate_cache.learn.metrics.intervals import bootstrap
 from gate_cache.learn.metrics.items import Items
@@ -78,10 +78,10 @@ class CorrespondenceTask:
         """The training pairs."""
         return self._pairs["train"]
 
-    def feed(self, batches: Iterable[Sequence[PairPoints]]) -> Iterator[Bucket]:
+    def feed(self, batches: Iterable[Sequence[PairPoints]]) -> Iterator[Bucket | Stacks]:
         """Buckets of all sources, then of all targets, of each batch."""
         ids = ([p.pair.source for p in items] + [p.pair.target for p in items] for items in batches)
-        return map(stack, batched(self.buckets.stream, ids))
+        return map(stacks, batched(self.buckets.stream, ids))
 
     def model(self, spec: TrainSpec, chosen: Sequence[int], weights: list[float] | None,
               attention: bool) -> CorrespondenceModel:

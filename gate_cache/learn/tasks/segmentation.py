@@ -17,12 +17,13 @@ from gate_cache.learn.features.feed import batched
 from gate_cache.learn.features.pixel_grid import centres, read_at, tiles
 from gate_cache.learn.metrics.image_scores import ImageScores
 from gate_cache.learn.mixing.amalgamator import Amalgamator, FixedWeights, MixedModel, mix
-from gate_cache.learn.tasks.floors import mask_floors
+from gate_cache.learn.tasks.floors import at_pixels, mask_floors
 from gate_cache.learn.tasks.task import ImagesTask, Output, Painted, Scores
 from gate_cache.manifest.heads import Sizes, head_of
 
 if TYPE_CHECKING:
     from gate_cache.core.geometry import Placement
+    from gate_cache.core.size import Size
     from gate_cache.learn.features.native import Native, NativeMaps
     from gate_cache.learn.metrics.roles import Role
     from gate_cache.learn.modules.upernet import Decoded
@@ -85,9 +86,23 @@ class SegmentationTask(ImagesTask):
         return map(self._levels, batched(self.maps.stream, batches))
 
     def _levels(self, samples: Sequence[Native]) -> Levels:
-        levels = tuple(torch.stack(parts) for parts in
-                       zip(*(m.levels for m in samples), strict=True))
+        levels = tuple(self._stack(parts, size) for parts, size in zip(
+            zip(*(m.levels for m in samples), strict=True), self.maps.level_sizes, strict=True))
         return Levels(self._join(levels), levels, self._attend(samples))
+
+    def _stack(self, maps: Sequence[torch.Tensor], size: Size) -> torch.Tensor:
+        """Maps of several images; where their inputs have several shapes, as those of the square.
+
+        Parameters
+        ----------
+        maps : (…, C, h, w) each
+        size : of the square's
+        """
+        if not self.maps.frame.shapes:
+            return torch.stack(list(maps))
+        return torch.stack([F.interpolate(
+            m.reshape(-1, *m.shape[-3:]), size, mode="bilinear", align_corners=False
+        ).view(*m.shape[:-2], *size) for m in maps])
 
     def loss(self, values: Decoded, items: Sequence[str]) -> torch.Tensor:
         """Cross-entropy, mean over the input's pixels that count; plus the auxiliary head's."""
@@ -145,8 +160,10 @@ class SegmentationTask(ImagesTask):
         return Painted(to_pixels(logits, *about), entropy, "entropy", math.log(logits.shape[1]))
 
     def labels(self, sample_id: str) -> torch.Tensor:
-        """(H, W) classes in the model's input; the padding is ignored."""
+        """(H, W) classes in the model's input, or in the square; the padding is ignored."""
         framed = self.maps.place(sample_id).labels_to_frame(self.data.mask(sample_id), IGNORED)
+        if self.maps.frame.shapes:
+            framed = at_pixels(framed, self.maps.frame.size)
         return torch.from_numpy(framed.astype(np.int64)).to(self.maps.device, non_blocking=True)
 
     def _join(self, levels: Sequence[torch.Tensor]) -> torch.Tensor:
@@ -161,7 +178,8 @@ class SegmentationTask(ImagesTask):
         parts: list[list[torch.Tensor]] = [[] for _ in self.maps.level_sizes]
         for number, level in enumerate(self._attention):
             size = self.maps.level_sizes[level]
-            maps = torch.stack([m.attention[number] for m in samples])
+            maps = self._stack([m.attention[number] for m in samples],
+                               self.maps.attention_sizes[number])
             parts[level].append(F.interpolate(maps, size, mode="bilinear", align_corners=False))
         return tuple(torch.cat(p, 1) if p else None for p in parts)
 

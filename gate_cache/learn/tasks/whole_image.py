@@ -97,7 +97,7 @@ class WholeImage:
 
     def _by_cells(self, model: VectorModel, head: Probe, points: Points) -> Output:
         """A probe's values at the finest map's cells, interpolated at pixels as DINOv2 does it."""
-        output, size = model(self._cells), self._maps.resolution
+        output, size = model(self._cells), self._maps.resolution_of(self._id)
         values = output.values[0].exp() if head.votes else output.values[0]
         grid = torch.cat([values, output.weights.flatten(1)], 1).T.reshape(1, -1, *size)
         at, count = read_at(grid, self._place, points)[:, 0], head.classes
@@ -107,7 +107,7 @@ class WholeImage:
     @cached_property
     def _cells(self) -> Vectors:
         """Features at the centres of all cells of the finest map."""
-        places = self._place.to_image(centres(self._maps.resolution))
+        places = self._place.to_image(centres(self._maps.resolution_of(self._id)))
         return self._maps.at(self._native, self._id, places)
 
     def _taps(self, levels: Levels, points: Points, place: Placement | None = None) -> Taps:

@@ -114,11 +114,11 @@ def show_store(report: StoreReport) -> None:
     for group in report.groups:
         say("")
         say(f"{group.name}/  {human(group.bytes)}", style="bold")
-        for line in _group_lines(group, report.images):
+        for line in _group_lines(group):
             say(f"  {line}")
 
 
-def _group_lines(group: GroupReport, images: int) -> list[str]:
+def _group_lines(group: GroupReport) -> list[str]:
     lines = [f"{k}: {v}" for k, v in group.settings.items()]
     for technique, source in group.source.items():
         names = source.values() if isinstance(source, dict) else \
@@ -130,7 +130,7 @@ def _group_lines(group: GroupReport, images: int) -> list[str]:
     if group.error:
         lines.append(f"rounded by {group.error}")
     gap = f", missing rows {_ranges(group.missing)}" if group.missing else ""
-    lines.append(f"done: {group.done}/{images}{gap}")
+    lines.append(f"done: {group.done}/{group.done + len(group.missing)}{gap}")
     return [*lines, *map(_made_line, group.made)]
 
 

@@ -129,16 +129,25 @@ class Audit(Forms):
             return
         for array in arrays:
             maps[array] = yield from self._map(name, array, bool(marked))
-        yield from self._marks(name, marks, done.provenances(attrs).keys())
-        yield from self._sums(name, len(arrays), set(marked))
+        rows = self._rows(attrs)
+        yield from self._marks(name, marks, done.provenances(attrs).keys(), rows)
+        yield from self._sums(name, len(arrays), set(marked), rows)
         yield from self.strays(name, {META, DONE, SUMS, *arrays})
         self.blocks += [BlockCheck(self.folder, name, attrs["fingerprint"], maps, i,
                                    self.attrs["block"], marks)
-                        for i, mark in marked.items() if self._is_mark(i, mark)]
+                        for i, mark in marked.items() if self._is_mark(i, mark, rows)]
 
-    def _sums(self, group: str, arrays: int, marked: set[int]) -> Iterator[Finding]:
-        """The tables of row checksums; a release before this one wrote none."""
+    def _rows(self, attrs: dict[str, Any]) -> int | None:
+        """Of a group; None where that is unknown."""
         if self.samples is None:
+            return None
+        own = self.samples.of_shape(attrs["recipe"])
+        return len(self.samples if own is None else own)
+
+    def _sums(self, group: str, arrays: int, marked: set[int],
+              rows: int | None) -> Iterator[Finding]:
+        """The tables of row checksums; a release before this one wrote none."""
+        if rows is None:
             return
         key = f"{group}/{SUMS}"
         names = self.folder.names(f"{key}/c")
@@ -147,23 +156,21 @@ class Audit(Forms):
             yield note(group, f"{len(missing)} of {len(marked)} blocks have no table of row"
                        " checksums, which tells whose rows they are; the next extract adds it")
         if names or self.folder.read(f"{key}/{META}") is not None:
-            meta, blocks = read_array(self.folder, key), len(self._row_ranges)
+            meta, blocks = read_array(self.folder, key), len(self._row_ranges(rows))
             width = arrays * self.attrs["block"]
             have = min(meta.shape[0] // width, blocks) if meta else blocks
             yield from self.fixed(key, *(sums.document(n, arrays, self.attrs["block"])
                                           for n in (have, blocks)))
-            yield from self._strays_of_blocks(key)
+            yield from self._strays_of_files(key, blocks)
 
-    @property
-    def _row_ranges(self) -> list[range]:
+    def _row_ranges(self, rows: int) -> list[range]:
         """Rows of each block."""
-        return blocks_of(len(self.samples or ()), self.attrs["block"])
+        return blocks_of(rows, self.attrs["block"])
 
-    def _strays_of_blocks(self, key: str, blocks: int = 1) -> Iterator[Finding]:
-        """As `strays`, of an array with one file for so many blocks."""
+    def _strays_of_files(self, key: str, count: int) -> Iterator[Finding]:
+        """As `strays`, of an array with so many files."""
         yield from self.strays(key, {META, "c"})
-        yield from self.strays(f"{key}/c", set(map(str, range(
-            -(-len(self._row_ranges) // blocks)))))
+        yield from self.strays(f"{key}/c", set(map(str, range(count))))
 
     def _arrays(self, name: str, attrs: dict[str, Any]) -> list[str]:
         """All arrays of a group, in the order checksums run over them."""
@@ -219,33 +226,34 @@ class Audit(Forms):
 
     # ------------------------------------------------------------------------------ marks
 
-    def _marks(self, group: str, marks: done.BlockMarks, made: Set[int]) -> Iterator[Finding]:
-        if self.samples is None:
+    def _marks(self, group: str, marks: done.BlockMarks, made: Set[int],
+               count: int | None) -> Iterator[Finding]:
+        if count is None:
             return
         key, files, width = f"{group}/{DONE}", marks.files(), marks.width
         if self.folder.read(f"{key}/{META}") is None and not any(map(any, files.values())):
             yield note(group, "is half made: an extract was cut off")
             return
-        blocks = len(self._row_ranges)
+        blocks = len(self._row_ranges(count))
         yield from self.fixed(key, *(done.document(n, width)
                                      for n in (min(marks.slots, blocks), blocks)))
         damaged = [range(file * width, (file + 1) * width) for file, raw in files.items()
                    if len(raw) != width * done.BYTES]
         values, numbers, missing = marks.known(), marks.numbers(), 0
-        for i, rows in enumerate(self._row_ranges):
+        for i, rows in enumerate(self._row_ranges(count)):
             mark = values.get(i, 0)
-            bad = i in values and not (self._is_mark(i, mark) and numbers[i] in made)
+            bad = i in values and not (self._is_mark(i, mark, count) and numbers[i] in made)
             damaged += [range(i, i + 1)] if bad else []
             missing += len(rows) - min(mark >> 32, len(rows))
         yield from (_bad_mark(group, marks, some) for some in damaged)
         if missing:
-            yield note(group, f"rows not extracted: {missing} of {len(self.samples)}")
-        yield from self._strays_of_blocks(key, width)
+            yield note(group, f"rows not extracted: {missing} of {count}")
+        yield from self._strays_of_files(key, -(-blocks // width))
 
-    def _is_mark(self, block: int, mark: int) -> bool:
+    def _is_mark(self, block: int, mark: int, rows: int | None) -> bool:
         """Whether a mark says of a block that it has no more rows than it can have."""
         size = int(self.attrs["block"])
-        most = size if self.samples is None else min(len(self.samples) - block * size, size)
+        most = size if rows is None else min(rows - block * size, size)
         return 1 <= mark >> 32 <= most
 
 

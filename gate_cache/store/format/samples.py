@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import repeat
@@ -14,6 +14,7 @@ import numpy.typing as npt
 
 from gate_cache.core.errors import StoreError, did_you_mean
 from gate_cache.core.fingerprint import fingerprint
+from gate_cache.core.size import SHAPE, SHAPES, Shapes, Size, nearest_shape
 from gate_cache.store.format.checksums import Digests, raw_digests
 
 _AT_ONCE = 64 * 1024
@@ -63,6 +64,7 @@ class Samples(Sequence[str]):
         self.ids = tuple(ids)
         self.sha256 = Digests(sha256 if isinstance(sha256, np.ndarray) else raw_digests(sha256))
         self.sizes = sizes
+        self._nearest: dict[Shapes, npt.NDArray[np.int64]] = {}
 
     @cached_property
     def _rows(self) -> dict[str, int]:
@@ -147,6 +149,23 @@ class Samples(Sequence[str]):
             part = slice(start, start + _AT_ONCE)
             same[part] &= (self.sha256.raw[rows[part]] == sha256[part]).all(1)
         return same
+
+    def of_shape(self, recipe: Mapping[str, Any]) -> npt.NDArray[np.int64] | None:
+        """(n,): the rows whose input has a recipe's shape, which a group's rows are; None: all."""
+        if SHAPE not in recipe:
+            return None
+        shapes = tuple(Size.of(shape) for shape in recipe[SHAPES])
+        if shapes not in self._nearest:
+            kinds, kind = np.unique(self.sizes, axis=0, return_inverse=True)
+            places = [shapes.index(nearest_shape(shapes, *size)) for size in kinds.tolist()]
+            self._nearest[shapes] = np.array(places, np.int64)[kind.ravel()]
+        own = self._nearest[shapes] == shapes.index(Size.of(recipe[SHAPE]))
+        return np.asarray(own.nonzero()[0])
+
+    def part(self, rows: npt.NDArray[np.int64]) -> Samples:
+        """The table of some rows alone."""
+        return Samples([self.ids[row] for row in rows.tolist()], self.sha256.raw[rows],
+                       self.sizes[rows])
 
     def extended(self, new: Sequence[NewSample]) -> Samples:
         """The table with further rows."""

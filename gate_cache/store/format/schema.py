@@ -25,7 +25,7 @@ from pydantic import (
 from pydantic_core import from_json
 
 from gate_cache.core.fingerprint import fingerprint
-from gate_cache.core.preprocessing import Fit
+from gate_cache.core.size import Fit
 from gate_cache.store.format.layout import BLOCK_MOST, DONE, SUMS
 
 ROW_BYTES = 2**30
@@ -95,6 +95,15 @@ class _Recipe(_Model):
     latents: Text | None = None
     pooling: dict[MapName, _Pooling] = {}
     compute: Name | None = None
+    shapes: Annotated[list[Annotated[list[Side], Field(min_length=2, max_length=2)]],
+                      Field(min_length=1, max_length=1000)] | None = None
+    shape: list[Side] | None = None
+
+    @model_validator(mode="after")
+    def _among(self) -> _Recipe:
+        if self.shape and self.shape not in (self.shapes or ()):
+            raise ValueError("has a shape that is none of its shapes")
+        return self
 
 
 class _Made(_Model):
