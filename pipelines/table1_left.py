@@ -14,8 +14,9 @@ FULL = ("GATE, head nn", "GATE, head conv")
 RECIPE = Recipe(
     "table1-left", "Table 1, left: semantic correspondence",
     "A single feature without techniques against GATE, heads nn and conv. By point, on all pairs of"
-    " the test split. On toyworld also where there is more to repair: at dusk, the style that the"
-    " LoRA was trained on, on pictures of low quality, and with something before every object.",
+    " the test split, of toyworld 16 of each picture. There also where there is more to repair: at"
+    " dusk, the style that the LoRA was trained on, on pictures of low quality, and with something"
+    " before every object.",
     [Part(
         "correspondence", PCK,
         toy=Source(TOY, TOY_TRIALS, TOY_PAIRS, dataset=FEWER_PAIRS),
