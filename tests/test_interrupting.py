@@ -18,7 +18,7 @@ from gate_cache.core.roots import Roots
 from gate_cache.manifest.load import Loaded
 
 SERVER = """
-import os, sys, threading, time
+import os, signal, sys, threading, time
 import cv2, gate_cache.commands.viewer, matplotlib.pyplot, sklearn.linear_model, torch, zarr
 import gate_cache.analysis.match, gate_cache.analysis.probe, gate_cache.store.check.verify
 import gate_cache.training.evaluate, gate_cache.viewer.server
@@ -31,9 +31,10 @@ def read(*given, read=os.preadv):
 
 while line := sys.stdin.readline():
     if pid := os.fork():
-        print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), flush=True)
+        print("exit", os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), flush=True)
         continue
     print(os.getpid(), flush=True)
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job ignores it
     os.preadv, sys.argv, code = read, ["gate-cache", *line.split()], 0
     try:
         cli.main()
@@ -98,7 +99,7 @@ def test_ctrl_c_is_one_line_and_soon(command: str, run: Path, server: tuple[Any,
     os.kill(pid, signal.SIGINT)
     asked = time.monotonic()
     code = 0 if command == "view" else 130
-    assert until(process.stdout, str(code)) == str(code)
+    assert until(process.stdout, "exit ") == f"exit {code}"
     assert time.monotonic() - asked < SECONDS
     lines = [line for line in told.read_text()[before:].splitlines() if line.startswith("error")]
     text = told.read_text()[before:]
