@@ -547,14 +547,14 @@ def test_a_lora_file_below_the_models_root_is_used(roots: Roots, manifest: Write
 
 def test_a_full_disk_keeps_what_is_done(toy: Toy, roots: Roots,
                                         monkeypatch: pytest.MonkeyPatch) -> None:
-    real, calls = LocalFolder.write, iter(range(1000))
+    real, calls = LocalFolder._name, iter(range(1000))
 
-    def fill_up(self: LocalFolder, key: str, parts: Any) -> None:
+    def fill_up(self: LocalFolder, key: str, parts: Any) -> list[Path]:
         if "/up" in key and "/c." in key and next(calls) == 7:
             raise OSError(errno.ENOSPC, "No space left on device")
-        real(self, key, parts)
+        return real(self, key, parts)
 
-    monkeypatch.setattr(LocalFolder, "write", fill_up)
+    monkeypatch.setattr(LocalFolder, "_name", fill_up)
     with pytest.raises(DiskError, match=r"toy\.zarr: the disk is full"):
         extract(Workspace(toy[0], roots, "cpu"))
     monkeypatch.undo()
