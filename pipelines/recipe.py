@@ -198,7 +198,7 @@ def _compared(outcome: Outcome) -> list[str]:
 
 
 def _short(name: str) -> str:
-    return {"baseline": "single"}.get(name, ", ".join(name.split(",")))
+    return {"baseline": "single"}.get(name, _spaced(name))
 
 
 def sentence(outcome: Outcome) -> str:
@@ -259,7 +259,12 @@ def _brief(mean: Mean, left_out: Sequence[str]) -> str:
     if mean.trained and mean.method.role != "gate" and left_out:
         name = baseline_name(mean.method, {k: v for k, v in mean.settings.items()
                                            if k not in left_out})
-    return ", ".join(part.strip() for part in name.split(","))  # so that lines may break
+    return _spaced(name)
+
+
+def _spaced(name: str) -> str:
+    """A name whose parts a line may break between."""
+    return ", ".join(part.strip() for part in name.split(","))
 
 
 def times(mean: Mean) -> str:
