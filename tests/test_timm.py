@@ -127,9 +127,14 @@ def test_files_that_do_not_hold_the_model_are_refused(timm: Any, manifest: Write
     with pytest.raises(ModelError, match="1 tensor not read by resnet10t: wing"):
         extract(here)
     config = json.loads((roots.models / "m/config.json").read_text())
-    (roots.models / "m/config.json").write_text(json.dumps({**config, "architecture": "resnet0"}))
-    with pytest.raises(ModelError, match=r"makes no features of 'resnet0': Unknown model"):
-        plan(here)
+    for fields, line in (
+            ({"architecture": "resnet0"}, r"architecture: timm .* has no 'resnet0'"),
+            ({"architecture": "hf-hub:other/model"}, "has no 'hf-hub:other/model'"),
+            ({"model_args": {"checkpoint_path": "other.pth"}},
+             "model_args: checkpoint_path: not an architecture's")):
+        (roots.models / "m/config.json").write_text(json.dumps({**config, **fields}))
+        with pytest.raises(ModelError, match=line):
+            plan(here)
 
 
 def test_without_the_library_the_extra_is_named(manifest: WriteManifest, roots: Roots,

@@ -6,11 +6,12 @@ safetensors. Maps have the names of timm's modules: ``layer3``, ``stages.2``, ``
 
 from __future__ import annotations
 
+import inspect
 import math
 from collections.abc import Mapping
 from typing import Any
 
-from gate_cache.core.errors import ModelError
+from gate_cache.core.errors import ModelError, did_you_mean
 from gate_cache.core.features import Family, MapSpec
 from gate_cache.diffusion.files.timm_hub import library
 from gate_cache.diffusion.models.encoders import usual_layers
@@ -18,8 +19,14 @@ from gate_cache.diffusion.models.encoders import usual_layers
 
 def created(config: Mapping[str, Any], **more: Any) -> tuple[Any, bool]:
     """A model with features alone, and whether it takes inputs of any size."""
-    arguments = {"features_only": True, **(config.get("model_args") or {}), **more}
-    name, timm = str(config["architecture"]), library()
+    given, name, timm = config.get("model_args") or {}, str(config["architecture"]), library()
+    # A prefix (hf-hub:, local-dir:) or an argument of create_model itself would read other files.
+    own = inspect.signature(timm.create_model).parameters.keys() & dict(given).keys()
+    if own or not timm.is_model(name):
+        raise ModelError(f"model_args: {', '.join(sorted(own))}: not an architecture's" if own else
+                         f"architecture: timm {timm.__version__} has no '{name}'"
+                         f"{did_you_mean(name, timm.list_models())}")
+    arguments = {"features_only": True, **given, **more}
     try:
         try:
             net = timm.create_model(name, dynamic_img_size=True, **arguments)
