@@ -11,10 +11,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import yaml
 
 from gate_cache.core.roots import Roots
+from gate_cache.datasets.common.base import Keypoints
 from gate_cache.diffusion.models.embedded import HOME
 from gate_cache.manifest.load import Loaded, load
 from gate_cache.workspace.workspace import Workspace
@@ -137,3 +139,12 @@ def willow() -> Path:
     if not (root / "PF-dataset-WILLOW").is_dir():
         pytest.skip("PF-WILLOW is not below GATE_CACHE_DATA")
     return root
+
+
+def points_in(name: str, size: tuple[int, int], count: int) -> Keypoints:
+    """Points of an image of (height, width), drawn by its name; two are on its border."""
+    height, width = size
+    shares = np.random.default_rng(sum(name.encode())).uniform(0, 1, (count, 2))
+    shares[:2] = [[0, 1], [1, 0.5]]
+    box = np.array([0.0, 0.0, width, height])
+    return Keypoints(shares * [width, height], np.ones(count, bool), box, size)

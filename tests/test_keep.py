@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import CONTROL, PROMPT, write
+from conftest import CONTROL, PROMPT, points_in, write
 from diffusers import StableDiffusionPipeline
 from PIL import Image
 from test_ensembles import Plain
@@ -314,11 +314,7 @@ SCORE = (0.1, "image", "point")
 
 
 def points_of(name: str) -> Keypoints:
-    height, width = SIZES[name]
-    shares = np.random.default_rng(sum(name.encode())).uniform(0, 1, (POINTS, 2))
-    shares[:2] = [[0, 1], [1, 0.5]]  # on the image's border
-    box = np.array([0.0, 0.0, width, height])
-    return Keypoints(shares * [width, height], np.ones(POINTS, bool), box, SIZES[name])
+    return points_in(name, SIZES[name], POINTS)
 
 
 def maps_of(name: str) -> np.ndarray:

@@ -11,7 +11,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from conftest import CONTROL, PROMPT, WriteManifest
+from conftest import CONTROL, PROMPT, WriteManifest, points_in
 
 from gate_cache import FeatureStore
 from gate_cache.core.errors import StoreError
@@ -104,11 +104,7 @@ CPU = torch.device("cpu")
 
 
 def points_of(name: str) -> Keypoints:
-    height, width = SIZES[name]
-    shares = np.random.default_rng(sum(name.encode())).uniform(0, 1, (POINTS, 2))
-    shares[:2] = [[0, 1], [1, 0.5]]  # on the image's border
-    box = np.array([0.0, 0.0, width, height])
-    return Keypoints(shares * [width, height], np.ones(POINTS, bool), box, SIZES[name])
+    return points_in(name, SIZES[name], POINTS)
 
 
 def maps_of(name: str) -> np.ndarray:

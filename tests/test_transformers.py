@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import shutil
 from collections.abc import Callable, Iterator
@@ -36,6 +37,7 @@ from gate_cache.extraction.plan import plan
 from gate_cache.manifest.load import load as load_manifest
 from gate_cache.manifest.specs import ModelSpec
 from gate_cache.store.reader import FeatureStore
+from gate_cache.text.template import INSTRUCTION
 from gate_cache.training.train import train
 from gate_cache.workspace.workspace import Workspace
 
@@ -592,3 +594,9 @@ def test_maps_of_a_wide_latent_lie_row_by_row(models: Path, name: str) -> None:
     assert predicted.shape == x.shape
     assert torch.equal(found[0, :, 1, 2], image[0, 2 * side + 2])  # the second row's third cell
     assert tuple(found.shape[1:]) == spec.shape((2 * SIDE, 4 * SIDE))
+
+
+def test_sana_has_the_instruction_that_its_pipeline_has() -> None:
+    """It stands here too, since `plan` counts tokens without torch."""
+    given = inspect.signature(diffusers.SanaPipeline.__call__).parameters
+    assert "\n".join(given["complex_human_instruction"].default) == INSTRUCTION
