@@ -29,8 +29,8 @@ import torch
 
 from benchmarks.synthetic import BLOCK, SD15
 from gate_cache.diffusion.passes.pieces import Piece
-from gate_cache.extraction.block import Job, Work
 from gate_cache.extraction.engine import WRITERS, Engine
+from gate_cache.extraction.work import Job, Work
 from gate_cache.store.format.checksums import row_sums
 from gate_cache.store.format.done import Provenance
 from gate_cache.store.format.groups import GroupWriter

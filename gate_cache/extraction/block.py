@@ -9,57 +9,20 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 from gate_cache.core.errors import DataError, StoreError
-from gate_cache.extraction.inputs import BlockInputs, ImageSource
+from gate_cache.extraction.inputs import BlockInputs
 from gate_cache.store.format.layout import LATENT_MAP, LATENTS
 
 if TYPE_CHECKING:
-    import numpy as np
-    import numpy.typing as npt
-
     from gate_cache.diffusion.passes.extractor import Extractor
     from gate_cache.diffusion.passes.pieces import Piece
-    from gate_cache.diffusion.passes.recipes import PlannedCombo
     from gate_cache.diffusion.passes.schedule import PassGroup
     from gate_cache.extraction.transfer import Buffers, HostMemory, Transfer
+    from gate_cache.extraction.work import Work
     from gate_cache.store.format.done import Provenance
     from gate_cache.store.format.groups import GroupWriter
 
 ARRIVING = 4
 """Batches of maps under way from the device, at most."""
-
-
-@dataclass
-class Job:
-    """One combo with its group and what is left to do of it."""
-
-    plan: PlannedCombo
-    group: GroupWriter
-    todo: list[range]
-
-
-@dataclass
-class Work:
-    """What every block's work needs.
-
-    Attributes
-    ----------
-    latents, blocks : the group of latents, and what is left to do of it
-    gone : rows whose image is not in the data set any more
-    joined : whether another process holds the store, and notes what blocks were made with
-    own : the store's row of each row here, where these are of one of several shapes
-    """
-
-    source: ImageSource
-    jobs: list[Job]
-    latents: GroupWriter
-    blocks: list[range]
-    gone: Collection[int]
-    joined: bool = False
-    own: npt.NDArray[np.int64] | None = None
-
-    def fresh(self, group: GroupWriter, rows: range) -> list[int]:
-        """Rows of a block to compute: not kept, and their image is there."""
-        return [r for r in rows[group.kept(rows):] if r not in self.gone]
 
 
 class Told(Protocol):

@@ -28,8 +28,8 @@ from gate_cache.extraction.job import ExtractionJob, open_engine, open_work
 
 if TYPE_CHECKING:
     from gate_cache.core.places import Place
-    from gate_cache.extraction.block import Work
     from gate_cache.extraction.engine import Engine
+    from gate_cache.extraction.work import Work
     from gate_cache.store.format.done import Provenance
 
 AT_A_TIME = 2

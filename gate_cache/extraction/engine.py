@@ -13,7 +13,8 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from gate_cache.core.versions import versions
-from gate_cache.extraction.block import Block, Helpers, Told, Work
+from gate_cache.extraction.block import Block, Helpers, Told
+from gate_cache.extraction.work import Work
 from gate_cache.store.format.done import Provenance
 
 if TYPE_CHECKING:

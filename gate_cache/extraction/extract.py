@@ -27,7 +27,7 @@ from gate_cache.extraction.job import (
 )
 from gate_cache.extraction.register import FIRST, Registration
 from gate_cache.extraction.validate import notes_on_files, sample_problems
-from gate_cache.store.format.layout import LATENTS, group_footprint
+from gate_cache.store.format.layout import LATENTS
 from gate_cache.store.places.disk import need_space
 from gate_cache.store.writer import StoreWriter, open_writer
 from gate_cache.workspace.data_root import remember
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from gate_cache.datasets.common.base import ImageDataset
     from gate_cache.diffusion.models.sources import ModelFiles
     from gate_cache.diffusion.passes.recipes import PlannedCombo
-    from gate_cache.extraction.block import Work
+    from gate_cache.extraction.work import Work
     from gate_cache.store.format.done import Provenance
     from gate_cache.store.format.groups import GroupWriter
     from gate_cache.workspace.workspace import Workspace
@@ -162,14 +162,14 @@ class _Rounds(ExitStack):
         if not self._told:
             tell_kept(self._work, self._store, jobs)
         self._told = True
-        todos = [_ready(left, images, self._store.block) for left in lefts]
+        todos = [left.ready(images, self._store.block) for left in lefts]
         if not any(ready for todo in todos for ready in todo.values()):
             return
         rows = images.unknown * len(self._plans) + sum(
             len(left.fresh(j.group, r)) for left in lefts for j in left.jobs for r in j.todo)
         if self._run is None:
             need_space(self._store.path, sum(
-                _space(left, self._store.block, 0 if i else images.unknown)
+                left.nbytes(self._store.block, 0 if i else images.unknown)
                 for i, left in enumerate(lefts)))
             images.hide()
             needed = {job.plan.name for job in jobs if job.todo or images.unknown}
@@ -282,28 +282,3 @@ def _checked(work: Workspace, dataset: ImageDataset, ids: Sequence[str]) -> list
     for line in [*notes_on_files(dataset, work.manifest), *notes]:
         work.progress.say(f"note: {line}")
     return [_Model(part, files, part.plans(files)) for part, files in found]
-
-
-def _todo(work: Work) -> Iterator[tuple[GroupWriter, list[range]]]:
-    """The latents' and every combo's group, and what is left to do of it."""
-    yield work.latents, work.blocks
-    yield from ((job.group, job.todo) for job in work.jobs)
-
-
-def _ready(left: Work, images: Registration, block: int) -> _Todo:
-    """What can be computed of it now: of one of several shapes, whole blocks while more come."""
-    def now(rows: range) -> bool:
-        if left.own is None:
-            return images.settled(slice(rows.start, rows.stop))
-        return (len(rows) == block or not images.more) and \
-            images.settled(left.own[rows.start : rows.stop])
-    return {group: [rows for rows in todo if now(rows)] for group, todo in _todo(left)}
-
-
-def _space(work: Work, block: int, more: int) -> int:
-    """Bytes that what is left to do will take, and so many images that are not registered yet."""
-    total = 0
-    for group, todo in _todo(work):
-        left, shapes = sum(map(len, todo)) + more, {name: group.shape(name) for name in group.maps}
-        total += group_footprint(shapes, group.encoding, left, block).bytes if left else 0
-    return total

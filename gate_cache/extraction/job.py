@@ -15,10 +15,10 @@ from gate_cache.core.versions import versions
 from gate_cache.datasets.registry import open_dataset
 from gate_cache.diffusion.passes.recipes import PlannedCombo, latents_recipe
 from gate_cache.diffusion.techniques.registry import sources
-from gate_cache.extraction.block import Job, Work
 from gate_cache.extraction.engine import Engine
 from gate_cache.extraction.footprint import encoding_asked, keeps_latents
 from gate_cache.extraction.inputs import open_source
+from gate_cache.extraction.work import Job, Work
 from gate_cache.store.format.layout import LATENT_MAP
 from gate_cache.workspace.lookup import Stale, find_combo
 

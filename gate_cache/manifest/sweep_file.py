@@ -15,13 +15,11 @@ from gate_cache.core.errors import ManifestError
 from gate_cache.manifest.base import Spec
 from gate_cache.manifest.load import Loaded, checked
 from gate_cache.manifest.problems import explain
-from gate_cache.manifest.train_spec import TrainSpec
+from gate_cache.manifest.train_spec import SEEDS, TrainSpec
 from gate_cache.manifest.yaml_source import dotted, read_yaml
 
 MOST = 10_000
 """Trials of one sweep."""
-SEEDS = ("seed", "shuffle")
-"""Settings in which trials of one configuration differ."""
 
 
 class SweepSpec(Spec):

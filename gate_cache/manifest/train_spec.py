@@ -30,6 +30,8 @@ FLAT = ("conv_channels", "resolution", "decoder_channels", "classifier_hidden", 
 """Options of heads that were fields of ``train``."""
 COUNTS = {"pairs": "steps", "validate_every": "validate_steps"}
 """Fields that counted items, and those that count steps."""
+SEEDS = ("seed", "shuffle")
+"""Settings in which trials of one configuration differ."""
 TWO_FINEST = "two finest"
 """Maps of an attention combo that were read where ``attention_maps`` named none."""
 FEWEST = 4

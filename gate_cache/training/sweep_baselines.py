@@ -11,7 +11,8 @@ from torch import nn
 
 from gate_cache.learn.metrics.roles import Method
 from gate_cache.manifest.heads import head_of
-from gate_cache.manifest.sweep_file import SEEDS, Point
+from gate_cache.manifest.sweep_file import Point
+from gate_cache.manifest.train_spec import SEEDS
 from gate_cache.training.inputs import TrainingInputs
 from gate_cache.training.methods import Make, baselines, untrained
 from gate_cache.training.run_files import items_file

@@ -12,8 +12,7 @@ from typing import Any
 
 from gate_cache.core.replacing import replacing
 from gate_cache.learn.metrics.roles import Method, Role
-from gate_cache.manifest.sweep_file import SEEDS
-from gate_cache.manifest.train_spec import COUNTS, head_name
+from gate_cache.manifest.train_spec import COUNTS, SEEDS, head_name
 from gate_cache.training.run_files import RESULTS, write_json
 
 SCHEDULE = ("steps", "batch", "validate_steps", *COUNTS)

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from gate_cache.learn.metrics.pck import metric_name
-from gate_cache.manifest.sweep_file import SEEDS
+from gate_cache.manifest.train_spec import SEEDS
 from gate_cache.report.html.charts import Labels, effect, heat_map
 from gate_cache.report.html.compare import Group, Verdict, grouped
 from gate_cache.report.html.page import (
