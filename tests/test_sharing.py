@@ -318,6 +318,11 @@ def test_a_session_that_another_thread_closed_is_a_lost_connection(error: Except
         raise error
 
 
+def test_a_fault_of_ours_is_no_lost_connection() -> None:
+    with pytest.raises(AttributeError), hub_place.hub_errors(parse_place("hf://datasets/me/maps")):
+        "store".request  # type: ignore[attr-defined]  # noqa: B018
+
+
 @pytest.mark.parametrize("url", ["hf://datasets/me", "hf://models/me/maps", "hf://datasets/a/b@"])
 def test_places_of_the_hub(url: str) -> None:
     with pytest.raises(UserError, match="hf://datasets/<owner>/<name>"):

@@ -223,11 +223,17 @@ def hub_errors(place: Url) -> Iterator[None]:
             if status in (409, 412) else \
             f"the Hub answers {status}; what is done so far is kept, run the same command again"
         raise RemoteError(f"{place}: {why}") from None
-    # Where a connection fails the client closes the session that its other threads use, which
-    # then meet no session (AttributeError) or a closed one (RuntimeError).
     except (HTTPError, OSError, AttributeError, RuntimeError) as error:
+        if not isinstance(error, HTTPError | OSError) and not _closed(error):
+            raise
         raise RemoteError(f"{place}: the Hub cannot be reached ({type(error).__name__}); what is"
                           " done so far is kept, run the same command again") from None
+
+
+def _closed(error: Exception) -> bool:
+    """Whether the session is gone: where a connection fails, the client closes the one that its
+    other threads use, which then find None in its place, or a closed one."""
+    return getattr(error, "obj", error) is None or "client has been closed" in str(error)
 
 
 _DENIED = ("there is no such data set, or no permission; log in with 'hf auth login', or set"
