@@ -161,6 +161,7 @@ class ConvAssigner(nn.Module):
         """
         if len(maps) == 1:
             return torch.as_tensor(self.body(maps[0])).squeeze(1)
+        # By number, since checkpoints name them so: convolution and ReLU, norm and dropout, linear.
         hidden = [self.body[:2](some) for some in maps]
         cells = [h.transpose(0, 1).flatten(1) for h in hidden]
         normal = self.body[2:4](torch.cat(cells, 1)[None, :, :, None])[0, :, :, 0]
@@ -237,7 +238,7 @@ class CorrespondenceModel(MixedModel):
 
         Parameters
         ----------
-        bucket, weights : maps of a batch, and their weights where they are known already
+        batch, weights : maps, and their weights where they are known already
         """
         inputs = [self.parts(part.conv, part.attention) for part in batch.parts]
         if weights is None:
