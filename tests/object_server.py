@@ -12,14 +12,10 @@ from contextlib import contextmanager, suppress
 from typing import Any, NoReturn
 
 from moto.moto_server.werkzeug_app import DomainDispatcherApplication, create_backend_app
-from werkzeug.serving import WSGIRequestHandler, make_server
+from werkzeug.serving import make_server
 
 Environ = dict[str, Any]
 Answer = Callable[..., Any]
-
-
-class _Handler(WSGIRequestHandler):
-    disable_nagle_algorithm = True  # else head and body, written apart, are 40 ms apart
 
 
 class ObjectServer:
@@ -36,8 +32,7 @@ class ObjectServer:
         self._lock = threading.Lock()
         self._faults: list[tuple[str, int, Callable[[Environ], bool]]] = []
         self.requests: list[tuple[str, str, str]] = []
-        self._server = make_server("127.0.0.1", 0, self._answer, threaded=True,
-                                   request_handler=_Handler)
+        self._server = make_server("127.0.0.1", 0, self._answer, threaded=True)
         self.url = f"http://127.0.0.1:{self._server.server_port}"
         threading.Thread(target=self._server.serve_forever, daemon=True).start()
 
