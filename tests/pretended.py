@@ -450,6 +450,11 @@ def _of_tensors() -> dict[str, Any]:
         return torch.tensor(data, dtype=dtype or tensor.dtype, device=device or tensor.device,
                             **more)
 
+    def likewise(name: str) -> Callable[..., torch.Tensor]:
+        make = getattr(torch.Tensor, name)  # torch itself would ask for the CPU
+        return lambda t, *sizes, device=None, **more: make(
+            t, *sizes, device=device or t.device, **more)
+
     def reduce(tensor: torch.Tensor, protocol: Any) -> Any:
         if _PLACES.of(tensor).type == "cuda":
             _PRESENT[-1].waits("to the host")
@@ -462,4 +467,5 @@ def _of_tensors() -> dict[str, Any]:
         "cpu": lambda t, **k: _to(t, CPU, **k),
         "cuda": lambda t, device="cuda", **k: _to(t, torch.device(device), **k),
         "tolist": read, "numpy": numpy, "new_tensor": new, "__reduce_ex__": reduce,
-        "pin_memory": lambda t, *_: t, "record_stream": lambda *_: None}
+        "type_as": _to, "pin_memory": lambda t, *_: t, "record_stream": lambda *_: None,
+        **{n: likewise(n) for n in ("new_zeros", "new_ones", "new_empty", "new_full")}}

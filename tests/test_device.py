@@ -80,7 +80,7 @@ def test_every_family_is_the_cpus(family: str, models: Path, tmp_path: Path) -> 
 
 
 TRANSFORMERS: dict[str, dict[str, Any]] = {
-    "sd3": {"denoise": {"from": 400, "steps": 2}}, "flux": {}, "alpha": {}}
+    "sd3": {"denoise": {"from": 400, "steps": 2}}, "flux": {}, "alpha": {}, "lumina": {}}
 
 
 def of_kind(name: str, tmp_path: Path) -> Any:
