@@ -79,8 +79,10 @@ def test_every_family_is_the_cpus(family: str, models: Path, tmp_path: Path) -> 
     assert beyond_bounds(waited) == [], waited
 
 
+SLOW = "sigma", "schnell", "sana", "qwen", "z-image"
 TRANSFORMERS: dict[str, dict[str, Any]] = {
-    "sd3": {"denoise": {"from": 400, "steps": 2}}, "flux": {}, "alpha": {}, "lumina": {}}
+    "sd3": {"denoise": {"from": 400, "steps": 2}}, "flux": {}, "alpha": {}, "lumina": {},
+    **{name: {} for name in SLOW}}
 
 
 def of_kind(name: str, tmp_path: Path) -> Any:
@@ -95,7 +97,8 @@ def of_kind(name: str, tmp_path: Path) -> Any:
                  conv={"a": {"maps": ["layer0", "layer2", "cls"]}}, attention={})
 
 
-@pytest.mark.parametrize("name", [*TRANSFORMERS, "dinov2"])
+@pytest.mark.parametrize("name", ["dinov2", *(
+    pytest.param(n, marks=[pytest.mark.slow] * (n in SLOW)) for n in TRANSFORMERS)])
 def test_transformers_and_encoders_are_the_cpus(name: str, tmp_path: Path) -> None:
     waited = assert_same_on_gpu(of_kind(name, tmp_path), tmp_path, tmp_path / "models")
     assert waited["event", "extraction/transfer.py:arrived"] >= 12
