@@ -18,7 +18,7 @@ from transformers import CLIPTokenizer
 from gate_cache import FeatureStore
 from gate_cache.core.errors import ModelError
 from gate_cache.core.roots import Roots
-from gate_cache.diffusion.models.embedded import CONTROLNET, HOME
+from gate_cache.diffusion.models.embedded import CONTROLNETS, HOME
 from gate_cache.extraction.extract import extract
 from gate_cache.extraction.plan import plan
 from gate_cache.text.tokens import read_tokens
@@ -32,7 +32,7 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A models root with the tiny family as plain diffusers saves it."""
     root = tmp_path_factory.mktemp("models")
     StableDiffusionPipeline.from_pretrained(HOME).save_pretrained(root / "org" / "model")
-    ControlNetModel.from_pretrained(CONTROLNET).save_pretrained(root / "nets" / "canny")
+    ControlNetModel.from_pretrained(CONTROLNETS["tiny"]).save_pretrained(root / "nets" / "canny")
     return root
 
 

@@ -16,7 +16,7 @@ from marks import marks_of
 import gate_cache
 from gate_cache import cli
 from gate_cache.core.roots import Roots
-from gate_cache.diffusion.models.embedded import CONTROLNET
+from gate_cache.diffusion.models.embedded import CONTROLNETS
 from gate_cache.manifest.load import Loaded
 
 Toy = tuple[Loaded, Roots, Path]
@@ -99,7 +99,7 @@ def test_validate_of_what_cannot_run_says_not_ready(gate: Run, roots: Roots,
     net = roots.models / "union"
     net.mkdir(parents=True)
     (net / "config.json").write_text('{"_class_name": "ControlNetUnionModel"}')
-    shutil.copy(CONTROLNET / "diffusion_pytorch_model.safetensors", net)
+    shutil.copy(CONTROLNETS["tiny"] / "diffusion_pytorch_model.safetensors", net)
     loaded = manifest(conv={"a": {**PROMPT, "controlnet": {"source": "union"}},
                             "b": {**PROMPT, "lora": {"source": "x.safetensors"}}}, attention={})
     for words in (("validate",), ("validate", "--json")):

@@ -19,7 +19,7 @@ from gate_cache.core.errors import ModelError
 from gate_cache.diffusion.lora.adapters import Loras
 from gate_cache.diffusion.models.backbone import Backbone
 from gate_cache.diffusion.models.conditioning import Call, Text
-from gate_cache.diffusion.models.embedded import CONTROLNET, HOME, LORAS
+from gate_cache.diffusion.models.embedded import CONTROLNETS, HOME, LORAS
 from gate_cache.diffusion.models.loading import load
 from gate_cache.diffusion.models.modules import load_controlnet
 from gate_cache.diffusion.models.sources import ModelFiles
@@ -182,7 +182,7 @@ def test_a_pass_ends_behind_the_last_wanted_map(model: Backbone, wanted: list[st
 
 
 def test_a_shared_half_is_run_once_and_changes_no_bit(model: Backbone) -> None:
-    net = load_controlnet(CONTROLNET, model)
+    net = load_controlnet(CONTROLNETS["tiny"], model)
     edges = np.zeros((2, 64, 64), np.uint8)
     edges[:, 30:34] = 255
     x, text = torch.randn(2, 4, 16, 16), model.embed("a photo").states.expand(2, -1, -1)
@@ -240,7 +240,7 @@ def test_canny_finds_the_edge_of_a_square() -> None:
 
 
 def test_controlnet_is_added_as_diffusers_does(model: Backbone) -> None:
-    net = load_controlnet(CONTROLNET, model)
+    net = load_controlnet(CONTROLNETS["tiny"], model)
     edges = np.zeros((2, 64, 64), np.uint8)
     edges[:, 30:34] = 255
     x = torch.randn(2, 4, 16, 16)

@@ -21,7 +21,7 @@ from gate_cache.analysis.show import ShownImages, show
 from gate_cache.core.errors import ManifestError, UserError
 from gate_cache.core.roots import Roots
 from gate_cache.datasets.registry import open_dataset
-from gate_cache.diffusion.models.embedded import CONTROLNET, HOME
+from gate_cache.diffusion.models.embedded import CONTROLNETS, HOME
 from gate_cache.diffusion.models.sources import ModelFiles
 from gate_cache.diffusion.passes.noise import noise
 from gate_cache.extraction.extract import extract
@@ -96,7 +96,7 @@ class Plain:
         states = self.pipe.text_encoder(torch.tensor(ids))[0].expand(len(x), -1, -1)
         more = {}
         if edges is not None:
-            net = ControlNetModel.from_pretrained(CONTROLNET)
+            net = ControlNetModel.from_pretrained(CONTROLNETS["tiny"])
             down, mid = net(x, t, states, edges, return_dict=False)
             more = {"down_block_additional_residuals": down, "mid_block_additional_residual": mid}
         self.pipe.unet(x, t, states, **more)

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import io
+import json
 import zipfile
+from collections.abc import Callable
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +15,7 @@ import pytest
 import torch
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from PIL import Image
+from torch import distributed
 
 from gate_cache.datasets.common.base import Keypoints, Pair
 from gate_cache.learn.features.pairs import PairPoints
@@ -100,8 +104,9 @@ def test_the_loss_by_cell_is_the_usual_one_where_nothing_is_hidden() -> None:
     assert float(photographs.cell_loss(a, b, each)) == pytest.approx(float(weighted(a, b, t)))
 
 
-def test_a_training_on_photographs_learns_and_goes_on(tmp_path: Path,
-                                                      monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def small(monkeypatch: pytest.MonkeyPatch) -> Callable[..., torch.Tensor]:
+    """Train a small UNet on six pictures up to each of some steps: its weights."""
     monkeypatch.setattr(photographs, "BATCH", 4)
     monkeypatch.setattr(photographs, "SHARES", {"photographs": 3, "cifar": 1})
     pixels = np.random.default_rng(0).integers(-40, 40, (6, 4, 16, 16)).astype(np.int8)
@@ -110,15 +115,43 @@ def test_a_training_on_photographs_learns_and_goes_on(tmp_path: Path,
             for kind in ("photographs", "cifar")}
     plan = Plan("p", steps=4, lr=1e-2, warmup=1, ema=0.5)
 
-    def trained(folder: str, *stops: int) -> torch.Tensor:
+    def trained(folder: Path, *stops: int) -> torch.Tensor:
         unet, text = build(), Text()
         before = unet.conv_in.weight.detach().clone()
         for stop in stops:
-            photographs.train(photographs.Trial(), plan, unet, text, data, tmp_path / folder, stop)
+            photographs.train(photographs.Trial(), plan, unet, text, data, folder, stop)
         assert not torch.equal(before, unet.conv_in.weight)
-        return torch.cat([p.flatten() for p in unet.parameters()])
+        return torch.cat([p.detach().flatten() for p in unet.parameters()])
 
-    assert torch.equal(trained("whole", 4), trained("parts", 1, 3, 4))
+    return trained
+
+
+def test_a_training_on_photographs_learns_and_goes_on(
+        small: Callable[..., torch.Tensor], tmp_path: Path) -> None:
+    assert torch.equal(small(tmp_path / "whole", 4), small(tmp_path / "parts", 1, 3, 4))
+
+
+def test_two_processes_share_a_training(
+        small: Callable[..., torch.Tensor], tmp_path: Path) -> None:
+    """Each takes half of every batch, and one of them writes."""
+    def process(rank: int) -> None:
+        distributed.init_process_group("gloo", f"file://{tmp_path}/met", rank=rank, world_size=2)
+        np.save(tmp_path / f"{rank}.npy", small(tmp_path / "shared", 4).numpy())
+
+    context = get_context("fork")
+    processes = [context.Process(target=process, args=(rank,)) for rank in range(2)]
+    for one in processes:
+        one.start()
+    for one in processes:
+        one.join()
+    alone, first, second = small(tmp_path / "alone", 4), *(
+        torch.from_numpy(np.load(tmp_path / f"{rank}.npy")) for rank in range(2))
+    assert torch.equal(first, second)
+    assert float((first - alone).abs().mean()) < 1e-4  # Adam makes much of the last bit
+    shared, whole = (json.loads((tmp_path / run / "p.jsonl").read_text())
+                     for run in ("shared", "alone"))
+    assert shared["step"] == whole["step"] == 4
+    assert shared["loss"] != whole["loss"]  # that of the writer's half
 
 
 class Text(torch.nn.Module):

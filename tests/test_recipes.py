@@ -26,7 +26,7 @@ from gate_cache.core.roots import Roots
 from gate_cache.core.size import Size
 from gate_cache.core.weights import shapes_in, weight_files
 from gate_cache.diffusion.files.locate import locate
-from gate_cache.diffusion.models.embedded import CONTROLNET, HOME
+from gate_cache.diffusion.models.embedded import CONTROLNETS, HOME
 from gate_cache.diffusion.models.sources import ModelFiles
 from gate_cache.diffusion.passes.recipes import latents_recipe, missing_inputs, plan_combos
 from gate_cache.manifest.load import load
@@ -205,7 +205,7 @@ TO_Q = "mid_block.attentions.0.transformer_blocks.0.attn1.to_q"
 def shapes_of(part: str) -> dict[str, tuple[int, ...]]:
     """Tensors of tiny's part; a LoRA's are one pair."""
     if part == "canny":
-        return shapes_in([CONTROLNET / "diffusion_pytorch_model.safetensors"])
+        return shapes_in([CONTROLNETS["tiny"] / "diffusion_pytorch_model.safetensors"])
     if part in ("unet", "vae", "text_encoder"):
         return shapes_in(sorted((HOME / part).glob("*.safetensors")))
     rows, columns = shapes_of("unet")[f"{TO_Q}.weight"]

@@ -1,9 +1,8 @@
-"""The embedded model as it is shipped: diffusers reads it, and it knows its world."""
+"""The embedded families as they are shipped: diffusers reads them, and they know their worlds."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,10 +11,11 @@ import torch
 from diffusers import ControlNetModel, StableDiffusionPipeline
 from safetensors import safe_open
 
-from gate_cache.diffusion.models.embedded import CONTROLNET, HOME, LORAS
+from gate_cache.diffusion.models.embedded import CONTROLNETS, HOMES, LORAS, PHOTOS
 from gate_cache.diffusion.techniques.controlnet import canny
 from gate_cache.toyworld import CATEGORIES, Scene, draw
 from gate_cache.toyworld.render import dusk
+from pipelines.tiny.photo_family import sketch
 
 COUNT = 64
 
@@ -26,9 +26,14 @@ def no_grad() -> Iterator[None]:
         yield
 
 
+@pytest.fixture(scope="module", params=HOMES)
+def family(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
 @pytest.fixture(scope="module")
-def pipe() -> Any:
-    return StableDiffusionPipeline.from_pretrained(HOME)
+def pipe(family: str) -> Any:
+    return StableDiffusionPipeline.from_pretrained(HOMES[family])
 
 
 @pytest.fixture(scope="module")
@@ -66,19 +71,17 @@ def z_score(gain: torch.Tensor) -> float:
     return float(gain.mean() / (gain.std() / len(gain) ** 0.5))
 
 
-def weights() -> list[Path]:
-    return sorted(HOME.rglob("*.safetensors"))
-
-
-def test_all_weights_are_half_precision_safetensors_and_small() -> None:
-    names = {p.relative_to(HOME).parts[0] for p in weights()}
-    assert names == {"unet", "vae", "text_encoder", "controlnet", "loras"}
-    for path in weights():
+def test_all_weights_are_half_precision_safetensors_and_small(family: str) -> None:
+    home = HOMES[family]
+    weights = sorted(home.rglob("*.safetensors"))
+    assert {p.relative_to(home).parts[0] for p in weights} == {
+        "unet", "vae", "text_encoder", "controlnet", "loras"}
+    for path in weights:
         with safe_open(path, "pt") as file:
             kinds = {file.get_slice(k).get_dtype() for k in file.keys()}  # noqa: SIM118
         assert kinds <= {"F16", "I64"}, path
-    assert sum(p.stat().st_size for p in HOME.rglob("*") if p.is_file()) <= 25e6
-    assert not [p for p in HOME.rglob("*") if p.suffix in {".bin", ".pt", ".ckpt", ".pkl"}]
+    assert sum(p.stat().st_size for p in home.rglob("*") if p.is_file()) <= 25e6
+    assert not [p for p in home.rglob("*") if p.suffix in {".bin", ".pt", ".ckpt", ".pkl"}]
 
 
 def test_the_unet_is_built_like_stable_diffusion_1_5(pipe: Any) -> None:
@@ -110,25 +113,28 @@ def test_the_right_caption_helps(pipe: Any, scenes: list[Scene], t: int) -> None
     assert z_score(wrong - losses(pipe, x0, captions, t)) > 3
 
 
-def test_edges_help_the_controlnet(pipe: Any, scenes: list[Scene]) -> None:
+def test_edges_help_the_controlnet(family: str, pipe: Any, scenes: list[Scene]) -> None:
     images = [s.image for s in scenes]
     edges = torch.from_numpy(canny(np.stack(images), 100, 200)).float()[:, None] / 255
-    net = ControlNetModel.from_pretrained(CONTROLNET)
+    net = ControlNetModel.from_pretrained(CONTROLNETS[family])
     x0, captions = latents(pipe, images), ["a photo"] * COUNT
     found = losses(pipe, x0, captions, 600, (net, edges.expand(-1, 3, -1, -1)))
     assert z_score(losses(pipe, x0, captions, 600) - found) > 5
 
 
-@pytest.mark.parametrize("name", LORAS)
-def test_loras_know_dusk(pipe: Any, scenes: list[Scene], name: str) -> None:
-    x0, captions = latents(pipe, [dusk(s.image) for s in scenes]), ["a photo"] * COUNT
-    plain = losses(pipe, x0, captions, 600)
-    pipe.load_lora_weights(LORAS[name].parent, weight_name=LORAS[name].name)
-    try:
-        assert z_score(plain - losses(pipe, x0, captions, 600)) > 3
-    finally:
-        pipe.unload_lora_weights()
-    assert torch.equal(losses(pipe, x0, captions, 600), plain)
+def test_loras_know_their_style(family: str, pipe: Any, scenes: list[Scene]) -> None:
+    for name, file in LORAS.items():
+        if not name.startswith(f"{family}/"):
+            continue
+        style = sketch if name == f"{PHOTOS}/sketch" else dusk
+        x0, captions = latents(pipe, [style(s.image) for s in scenes]), ["a photo"] * COUNT
+        plain = losses(pipe, x0, captions, 600)
+        pipe.load_lora_weights(file.parent, weight_name=file.name)
+        try:
+            assert z_score(plain - losses(pipe, x0, captions, 600)) > 3, name
+        finally:
+            pipe.unload_lora_weights()
+        assert torch.equal(losses(pipe, x0, captions, 600), plain)
 
 
 def test_the_words_of_the_world_are_one_token_each(pipe: Any) -> None:

@@ -109,7 +109,8 @@ class Work:
     def controlnet(self) -> Any:
         unet, text = self.denoiser
         net = controlnet.build(unet)
-        controlnet.train(net, unet, text, *self.training_set(), self.folder)
+        batch = controlnet.of_two_kinds(*self.training_set())
+        controlnet.train(net, unet, text, batch, self.folder)
         return net
 
     @cached_property
@@ -131,8 +132,9 @@ def _autoencoder(work: Work) -> None:
 
 def _loras(work: Work) -> None:
     unet, text = work.denoiser
-    for name in loras.RECIPES:
-        loras.train(name, unet, text, work.vae, work.folder)
+    style = loras.style_pictures("train", loras.COUNT)
+    for name, recipe in loras.RECIPES.items():
+        loras.train(name, recipe, unet, text, work.vae, style, work.folder)
 
 
 def _export(work: Work) -> None:

@@ -1,7 +1,8 @@
 """The training loop of every stage: seeded step by step, logged, checkpointed, resumable.
 
 Step s draws its batch, noise and times from a generator seeded by (stage, s) alone, so that a
-training that was interrupted goes on as if nothing had happened.
+training that was interrupted goes on as if nothing had happened. Where processes share a training
+(torch.distributed), each takes its `part` of the same batch, and gradients are averaged.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from pathlib import Path
 import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
-from torch import nn
+from torch import distributed, nn
 
 from gate_cache.core.replacing import replacing
 from gate_cache.diffusion.passes import noise
@@ -59,6 +60,18 @@ def generator(stage: str, step: int) -> torch.Generator:
     return noise.generator("tiny", stage, step)
 
 
+def part() -> slice:
+    """This process's pictures of a batch: every one, where no others share it."""
+    if not distributed.is_initialized():
+        return slice(None)
+    return slice(distributed.get_rank(), None, distributed.get_world_size())
+
+
+def first() -> bool:
+    """Whether this process is the one that writes."""
+    return not distributed.is_initialized() or distributed.get_rank() == 0
+
+
 def fit(plan: Plan, modules: Mapping[str, nn.Module], loss: Loss, folder: Path,
         stop: int | None = None) -> None:
     """Train the modules' free parameters; leave them with the kept weights, ready for use.
@@ -77,10 +90,10 @@ def fit(plan: Plan, modules: Mapping[str, nn.Module], loss: Loss, folder: Path,
             value = run.advance(loss)
             recent.append(value)
             task.advance()
-            if run.step % LOG_EVERY == 0 or run.step == end:
+            if first() and (run.step % LOG_EVERY == 0 or run.step == end):
                 run.log(sum(recent) / len(recent), time.monotonic() - began)
                 began, recent = time.monotonic(), []
-            if run.step % plan.save_every == 0 or run.step == end:
+            if first() and (run.step % plan.save_every == 0 or run.step == end):
                 run.save()
     run.use_kept()
     for module in modules.values():
@@ -100,7 +113,8 @@ class _Run:
         plain = [p for p in self._named.values() if p.ndim <= 1]
         self._adam = torch.optim.AdamW(
             [{"params": decayed, "weight_decay": plan.weight_decay},
-             {"params": plain, "weight_decay": 0.0}], lr=plan.lr, betas=(0.9, 0.99))
+             {"params": plain, "weight_decay": 0.0}], lr=plan.lr, betas=(0.9, 0.99),
+            fused=True)
         self.step = 0
         folder.mkdir(parents=True, exist_ok=True)
         if self._file.exists():
@@ -116,6 +130,7 @@ class _Run:
         value = loss(self.step, generator(self._plan.stage, self.step))
         self._adam.zero_grad(set_to_none=True)
         torch.autograd.backward(value)
+        self._average()
         torch.nn.utils.clip_grad_norm_(self._named.values(), self._plan.clip)
         self._adam.step()
         self.step += 1
@@ -128,6 +143,17 @@ class _Run:
             raise SystemExit(f"{self._plan.stage}: the loss is {number} at step {self.step}; the"
                              f" latest checkpoint is {self._file}")
         return number
+
+    def _average(self) -> None:
+        """Over the processes that share a batch, as if one had computed the whole of it."""
+        if distributed.is_initialized():
+            gradients = [p.grad for p in self._named.values() if p.grad is not None]
+            joined = torch.cat([g.flatten() for g in gradients])
+            distributed.all_reduce(joined)
+            means = torch.split(joined / distributed.get_world_size(),
+                                [gradient.numel() for gradient in gradients])
+            for gradient, mean in zip(gradients, means, strict=True):
+                gradient.copy_(mean.view_as(gradient))
 
     def log(self, loss: float, seconds: float) -> None:
         line = {"step": self.step, "loss": round(loss, 6), "lr": self._plan.rate(self.step - 1),

@@ -47,26 +47,27 @@ def style_pictures(split: str, count: int) -> tuple[Pixels, list[str]]:
     return np.stack([dusk(s.image) for s in scenes]), [s.caption for s in scenes]
 
 
-def train(name: str, unet: Any, text: Any, vae: Any, folder: Path) -> None:
+def train(name: str, recipe: Recipe, unet: Any, text: Any, vae: Any,
+          pictures: tuple[Pixels, list[str]], folder: Path) -> None:
     """Train one LoRA beside the frozen UNet and write ``<name>.safetensors``."""
-    recipe = RECIPES[name]
     unet.requires_grad_(False)
     text.requires_grad_(False).eval()
     torch.manual_seed(3)
     unet.add_adapter(LoraConfig(r=recipe.rank, lora_alpha=recipe.rank, target_modules=TARGETS),
                      adapter_name=name)
-    pixels, captions = style_pictures("train", COUNT)
+    pixels, captions = pictures
     x0 = latents(vae, pixels)
     tags = token_ids([c for caption in captions for c in ("", "a photo", caption)])
     with torch.no_grad():
-        states = text(tags)[0].unflatten(0, (COUNT, 3))
+        states = text(tags)[0].unflatten(0, (len(x0), 3))
 
     def loss(step: int, g: torch.Generator) -> torch.Tensor:
         which = torch.randint(3, (COUNT,), generator=g)
-        noise = torch.randn(x0.shape, generator=g)
+        some = torch.randperm(len(x0), generator=g)[:COUNT] if len(x0) > COUNT else slice(None)
+        noise = torch.randn((COUNT, *x0.shape[1:]), generator=g)
         t = times(COUNT, g)[torch.randperm(COUNT, generator=g)]
-        predicted = unet(noised(x0, noise, t), t,
-                         encoder_hidden_states=states[torch.arange(COUNT), which]).sample
+        predicted = unet(noised(x0[some], noise, t), t,
+                         encoder_hidden_states=states[some][torch.arange(COUNT), which]).sample
         return weighted(predicted, noise, t)
 
     fit(recipe.plan, {"unet": unet}, loss, folder)

@@ -5,7 +5,7 @@ Everything is loaded from the exported float16 files by diffusers' own pipelines
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -53,7 +53,9 @@ def everything(folder: Path, held_out: Mapping[str, Pictures], judge: Any) -> di
             "classifier_accuracy_reconstructed": recognised(
                 judge, autoencoder.reconstructed(pipe.vae, drawn.pixels), drawn.categories)},
         "controlnet": controlnet_effect(pipe, folder, drawn.pixels[:200]),
-        "loras": lora_effect(pipe, folder),
+        "loras": {"style": loras.STYLE, **lora_effect(pipe, folder, loras.RECIPES, {
+            "own": loras.style_pictures("train", loras.COUNT),
+            "held_out": loras.style_pictures("test", 300)})},
     }
     return found
 
@@ -190,10 +192,9 @@ def controlnet_effect(pipe: Any, folder: Path, pixels: Pixels) -> dict[str, floa
     return found
 
 
-def lora_effect(pipe: Any, folder: Path, count: int = 300) -> dict[str, Any]:
-    """Mean loss over `TIMES` on the LoRAs' own pictures and on held-out ones of their style."""
-    sets = {"own": loras.style_pictures("train", loras.COUNT),
-            "held_out": loras.style_pictures("test", count)}
+def lora_effect(pipe: Any, folder: Path, names: Iterable[str],
+                sets: Mapping[str, tuple[Pixels, list[str]]]) -> dict[str, Any]:
+    """Mean loss over `TIMES` on each set of pictures, without and with each LoRA."""
     x0 = {k: autoencoder.latents(pipe.vae, v[0]) for k, v in sets.items()}
 
     def mean_losses() -> dict[str, float]:
@@ -201,8 +202,8 @@ def lora_effect(pipe: Any, folder: Path, count: int = 300) -> dict[str, Any]:
             [losses(pipe, x0[k], sets[k][1], t, f"lora/{k}") for t in TIMES]).mean()), 5)
             for k in sets}
 
-    found: dict[str, Any] = {"style": loras.STYLE, "none": mean_losses()}
-    for name in loras.RECIPES:
+    found: dict[str, Any] = {"none": mean_losses()}
+    for name in names:
         pipe.load_lora_weights(folder / "loras", weight_name=f"{name}.safetensors")
         found[name] = mean_losses()
         pipe.unload_lora_weights()

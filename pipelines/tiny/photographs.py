@@ -6,7 +6,8 @@
 Latents are encoded once into WORK/data; then WORK/<name>.safetensors is trained from its latest
 checkpoint, and WORK/<name>.jsonl has its loss. The same command goes on after an interruption, to
 the bit. Every `--export-every` steps the kept weights, as a family that diffusers can load, go to
-WORK/<name>/<step>, for `python -m pipelines.tiny.probe`.
+WORK/<name>/<step>, for `python -m pipelines.tiny.probe`. Two processes of one thread, each with
+half of every batch, are started by ``torchrun --nproc-per-node 2 -m pipelines.tiny.photographs``.
 
 No teacher: the loss is that of denoising alone. What is new is `masked`: in that share of a batch,
 squares of the latents have much more noise than the time that the UNet is told, so that what
@@ -17,13 +18,16 @@ plain denoising needs no more than the nearest cells.
 from __future__ import annotations
 
 import argparse
+import os
 import shutil
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass
-from functools import cache, partial
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import distributed
 from torch.nn import functional
 
 from gate_cache.diffusion.models.embedded import HOME
@@ -32,12 +36,14 @@ from pipelines.tiny.captions import token_ids, varied
 from pipelines.tiny.denoiser import ALPHAS, MOST, times
 from pipelines.tiny.encoded import Encoded
 from pipelines.tiny.grow import deeper, wider
-from pipelines.tiny.loop import Plan, fit
+from pipelines.tiny.loop import Plan, first, fit, part
+from pipelines.tiny.pictures import Pixels
 
 BATCH = 64
-SHARES = {"photographs": 40, "toyworld": 16, "cifar": 8}  # pictures of each kind in a batch
-COUNTS = {"photographs": 60_000, "toyworld": 24_000, "cifar": 12_000}
+SHARES = {"photographs": 36, "toyworld": 14, "cifar": 14}  # pictures of each kind in a batch
+COUNTS = {"photographs": 60_000, "toyworld": 10_000, "cifar": 36_000}
 CLASSES = 200  # of Tiny ImageNet
+Source = Callable[[], Iterable[tuple[Pixels, str, str]]]
 HIDDEN = (500, 850)  # times of what is masked: below, shapes are still seen; above, weights end
 SQUARES = 4  # squares along a side
 LEAST, LARGEST = 0.25, 0.75  # share of the squares that is masked
@@ -124,10 +130,11 @@ def train(trial: Trial, plan: Plan, unet: Any, text: Any, data: dict[str, Encode
         alpha = ALPHAS[each][:, None]
         x = (alpha.sqrt() * x0 + (1 - alpha).sqrt() * noise).contiguous(
             memory_format=torch.channels_last)
+        mine = part()
         with torch.autocast("cpu", torch.bfloat16, enabled=trial.bf16):
-            states = text(token_ids(words))[0]
-            predicted = unet(x, t, encoder_hidden_states=states).sample
-        return cell_loss(predicted.float(), noise, each)
+            states = text(token_ids(words[mine]))[0]
+            predicted = unet(x[mine], t[mine], encoder_hidden_states=states).sample
+        return cell_loss(predicted.float(), noise[mine], each[mine])
 
     fit(plan, {"unet": unet, "text_encoder": text}, loss, folder, stop)
 
@@ -138,11 +145,16 @@ def datasets(work: Path, archive: Path, cifar: Path) -> dict[str, Encoded]:
     def vae() -> Any:
         return measure.load(HOME).vae
 
-    make = {"photographs": lambda n: encoded.tiny_imagenet(archive, "train", n // CLASSES),
-            "toyworld": lambda n: pictures.drawn("train", n),
-            "cifar": lambda n: pictures.photographs(cifar, "train", n)}
-    return {kind: encoded.encoded(work / "data" / f"{kind}-{n}", vae, n, partial(make[kind], n))
-            for kind, n in COUNTS.items()}
+    return {kind: encoded.encoded(work / "data" / f"{kind}-{COUNTS[kind]}", vae, COUNTS[kind], make)
+            for kind, make in sources(archive, cifar, COUNTS).items()}
+
+
+def sources(archive: Path, cifar: Path, counts: Mapping[str, int]) -> dict[str, Source]:
+    """The first pictures of each kind: pixels, caption, category."""
+    return {"photographs": lambda: encoded.tiny_imagenet(archive, "train",
+                                                         counts["photographs"] // CLASSES),
+            "toyworld": lambda: pictures.drawn("train", counts["toyworld"]),
+            "cifar": lambda: pictures.photographs(cifar, "train", counts["cifar"])}
 
 
 def family(unet: Any, text: Any, folder: Path) -> None:
@@ -175,8 +187,11 @@ def main() -> None:
     parser.add_argument("--wider", type=int, default=0, help="doublings of the channels")
     parser.add_argument("--threads", type=int, default=1,
                         help="on a busy machine one costs half the time of two (%(default)s)")
+    parser.add_argument("--compile", action="store_true", help="a quarter less time a step")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
+    if "RANK" in os.environ:  # torchrun's
+        distributed.init_process_group("gloo")
     data = datasets(args.work, args.tiny_imagenet, args.cifar)
     pipe = measure.load(HOME)
     unet = pipe.unet
@@ -184,13 +199,18 @@ def main() -> None:
         for _ in range(often):
             unet = change(unet)
     unet = unet.to(memory_format=torch.channels_last)
+    if args.compile:
+        unet.compile()
     trial = Trial(**{k: getattr(args, k) for k in asdict(Trial())})
     plan = Plan(args.name, steps=args.steps, lr=args.lr, decay=args.decay, ema=0.999,
                 save_every=args.save_every)
     for stop in [*range(args.export_every, args.steps, args.export_every), args.steps]:
         if not (folder := args.work / args.name / str(stop)).exists():
             train(trial, plan, unet, pipe.text_encoder, data, args.work, stop)
-            family(unet, pipe.text_encoder, folder)
+            if first():
+                family(unet, pipe.text_encoder, folder)
+            if distributed.is_initialized():
+                distributed.barrier()  # the others go on from the checkpoint once it is written
 
 
 if __name__ == "__main__":

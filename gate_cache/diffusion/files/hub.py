@@ -9,7 +9,7 @@ from pathlib import Path
 from gate_cache.core.errors import NotThere, did_you_mean
 from gate_cache.core.hub import from_hub, is_whole, weight_patterns
 from gate_cache.core.roots import Roots, escapes
-from gate_cache.diffusion.models.embedded import TINY
+from gate_cache.diffusion.models.embedded import HOMES
 from gate_cache.diffusion.models.layouts import KINDS, PROCESSOR, guessed_kind, is_bare
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
@@ -55,6 +55,6 @@ def find_folder(source: str, roots: Roots, place: str) -> Path | None:
     if _HUB_ID.fullmatch(source) and not escapes(source):
         return None
     roots.below("models", source, place)
-    raise NotThere(f"{place}: '{source}' is neither '{TINY}', nor a folder below the models root"
-                     f" ({roots.models}), nor a hub id like 'organisation/name'"
-                     f"{did_you_mean(source, [TINY])}")
+    raise NotThere(f"{place}: '{source}' is neither {' nor '.join(map(repr, HOMES))}, nor a folder"
+                   f" below the models root ({roots.models}), nor a hub id like 'organisation/name'"
+                   f"{did_you_mean(source, HOMES)}")

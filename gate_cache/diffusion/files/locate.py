@@ -10,7 +10,7 @@ from gate_cache.core.roots import Roots
 from gate_cache.diffusion.files import single_file
 from gate_cache.diffusion.files.hub import find_folder, model_from_hub
 from gate_cache.diffusion.models import layouts
-from gate_cache.diffusion.models.embedded import HOME, TINY
+from gate_cache.diffusion.models.embedded import HOMES
 from gate_cache.diffusion.models.layouts import UNET
 from gate_cache.diffusion.models.published import HOME as PUBLISHED
 from gate_cache.diffusion.models.published import SD_1_5, published_name
@@ -21,8 +21,8 @@ from gate_cache.manifest.specs import ModelSpec
 def locate(spec: ModelSpec, roots: Roots, download: bool = False) -> ModelFiles | None:
     """Find the model a manifest names: of several sources the first that can be used.
 
-    A source is ``tiny``, a .safetensors file or a folder below the models root, or a hub id, in
-    this order.
+    A source is an embedded family's name, a .safetensors file or a folder below the models root,
+    or a hub id, in this order.
 
     Parameters
     ----------
@@ -72,8 +72,8 @@ def _checked(spec: ModelSpec, files: ModelFiles | None) -> ModelFiles | None:
 
 
 def _located(spec: ModelSpec, source: str, roots: Roots, download: bool) -> ModelFiles | None:
-    if source == TINY:
-        return ModelFiles(TINY, HOME)
+    if source in HOMES:
+        return ModelFiles(source, HOMES[source])
     if Path(source).suffix.lower() in (single_file.SUFFIX, *single_file.PICKLED):
         return _single_file(source, spec, roots)
     folder = find_folder(source, roots, f"{spec.place}.source") or model_from_hub(

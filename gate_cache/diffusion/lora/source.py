@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from gate_cache.core.errors import ModelError, NotThere, did_you_mean, listed
 from gate_cache.core.hub import lora_from_hub
 from gate_cache.diffusion.files.single_file import PICKLED, SUFFIX
-from gate_cache.diffusion.models.embedded import LORAS, TINY
+from gate_cache.diffusion.models.embedded import HOMES, LORAS
 
 if TYPE_CHECKING:
     from gate_cache.core.roots import Roots
@@ -23,8 +23,8 @@ def lora_path(source: str, where: str, roots: Roots, download: bool = False) -> 
 
     Parameters
     ----------
-    source : ``tiny/…``, a file or folder below the models root, a hub id, or a file of one
-        (``organisation/name/file.safetensors``)
+    source : an embedded one (``tiny/…``), a file or folder below the models root, a hub id, or a
+        file of one (``organisation/name/file.safetensors``)
     where : the field, for messages
     roots : of which the models root is looked in
     download : fetch from the hub what is not on this machine
@@ -54,7 +54,7 @@ def lora_path(source: str, where: str, roots: Roots, download: bool = False) -> 
 def _from_hub(source: str, where: str, download: bool) -> Path | None:
     """The file in a hub repository, or None where it is not on this machine."""
     repo, file = "/".join(source.split("/")[:2]), "/".join(source.split("/")[2:])
-    if "/" not in repo or repo.endswith(SUFFIX) or repo.startswith(f"{TINY}/"):
+    if "/" not in repo or repo.endswith(SUFFIX) or repo.split("/")[0] in HOMES:
         return None
     return lora_from_hub(repo, lambda names: file or _only(names, source, where), download)
 

@@ -16,7 +16,7 @@ from gate_cache.diffusion.files.control_file import inferred_config, plain_names
 from gate_cache.diffusion.files.hub import find_folder
 from gate_cache.diffusion.files.single_file import PICKLED, SUFFIX
 from gate_cache.diffusion.models import fields
-from gate_cache.diffusion.models.embedded import CONTROLNET, TINY
+from gate_cache.diffusion.models.embedded import CONTROLNETS
 from gate_cache.diffusion.models.fitting import controlnet_problems
 from gate_cache.diffusion.models.layouts import TRANSFORMER, UNET, class_of
 from gate_cache.diffusion.techniques.base import Inputs, Steering, Technique
@@ -106,8 +106,8 @@ class ControlNet(Technique[ControlNetSpec]):
     def _net(self, roots: Roots, download: bool = False) -> Path:
         """The network: a folder in diffusers layout, or a single file."""
         source, where = self.spec.source, self._field("source")
-        if source == TINY:
-            return CONTROLNET
+        if source in CONTROLNETS:
+            return CONTROLNETS[source]
         if Path(source).suffix.lower() in (SUFFIX, *PICKLED):
             return self._file(roots.below("models", source, where))
         if self.spec.config:
