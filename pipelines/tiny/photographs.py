@@ -187,20 +187,21 @@ def main() -> None:
     parser.add_argument("--wider", type=int, default=0, help="doublings of the channels")
     parser.add_argument("--threads", type=int, default=1,
                         help="on a busy machine one costs half the time of two (%(default)s)")
-    parser.add_argument("--compile", action="store_true", help="a quarter less time a step")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     if "RANK" in os.environ:  # torchrun's
         distributed.init_process_group("gloo")
+    if not first():
+        distributed.barrier()  # the first one encodes what is missing
     data = datasets(args.work, args.tiny_imagenet, args.cifar)
+    if first() and distributed.is_initialized():
+        distributed.barrier()
     pipe = measure.load(HOME)
     unet = pipe.unet
     for change, often in ((deeper, args.deeper), (wider, args.wider)):
         for _ in range(often):
             unet = change(unet)
     unet = unet.to(memory_format=torch.channels_last)
-    if args.compile:
-        unet.compile()
     trial = Trial(**{k: getattr(args, k) for k in asdict(Trial())})
     plan = Plan(args.name, steps=args.steps, lr=args.lr, decay=args.decay, ema=0.999,
                 save_every=args.save_every)
