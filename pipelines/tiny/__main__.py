@@ -14,8 +14,8 @@
     random        the same family untrained, into WORK/random, to compare with
 
 Every stage goes on from its latest checkpoint. Two cores take about three and a half hours in all.
-``python -m pipelines.tiny.photographs`` goes on with photographs, ``….photo_family`` makes a family of
-that, ``….probe`` judges features.
+``python -m pipelines.tiny.photographs`` goes on with photographs, ``….photo_family`` makes a family
+of that, ``….probe`` judges features.
 """
 
 from __future__ import annotations
