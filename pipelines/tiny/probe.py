@@ -15,8 +15,8 @@ are, ``standardised`` after each channel has mean 0 and deviation 1 over all pic
 picture`` over each picture alone; ``content`` takes from the latter, place by place, the mean over
 all pictures, so that nothing is left that says where a cell is. Floor: copying the position.
 
-``MODEL_DIR`` may be ``tiny``, the embedded model, ``random``, the same with random weights, or
-``floors``.
+``MODEL_DIR`` may be ``tiny`` or ``tiny-photos``, the embedded families, ``random``, the first with
+random weights, or ``floors``.
 Results go to WORK/probes/<model>.json too.
 """
 
@@ -40,7 +40,7 @@ from torch.nn import functional
 
 from gate_cache.datasets.common.images import read_rgb, to_frame
 from gate_cache.datasets.pf_willow import PFWillow
-from gate_cache.diffusion.models.embedded import HOME, TINY
+from gate_cache.diffusion.models.embedded import HOMES, TINY
 from gate_cache.diffusion.passes.noise import noise
 from gate_cache.learn.features.pairs import PairPoints, load_pairs
 from gate_cache.learn.metrics.intervals import bootstrap
@@ -186,7 +186,7 @@ def willow(pipe: Any, folder: Path, side: int) -> dict[str, Any]:
 
 def model(name: str) -> Any:
     """A family by folder or name."""
-    pipe = measure.load(HOME if name in (TINY, "random") else Path(name))
+    pipe = measure.load(HOMES.get(TINY if name == "random" else name, Path(name)))
     if name == "random":
         pipe.unet, pipe.text_encoder = (part.eval() for part in denoiser.build())
     return pipe
