@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,6 +17,7 @@ from gate_cache.diffusion.models.embedded import CONTROLNETS, HOMES, LORAS, PHOT
 from gate_cache.diffusion.techniques.controlnet import canny
 from gate_cache.toyworld import CATEGORIES, Scene, draw
 from gate_cache.toyworld.render import dusk
+from pipelines.tiny import export
 from pipelines.tiny.photo_family import sketch
 
 COUNT = 64
@@ -82,6 +85,17 @@ def test_all_weights_are_half_precision_safetensors_and_small(family: str) -> No
         assert kinds <= {"F16", "I64"}, path
     assert sum(p.stat().st_size for p in home.rglob("*") if p.is_file()) <= 25e6
     assert not [p for p in home.rglob("*") if p.suffix in {".bin", ".pt", ".ckpt", ".pkl"}]
+
+
+def test_no_file_says_where_it_was_made(family: str) -> None:
+    for path in (p for p in HOMES[family].rglob("*") if p.suffix in {".json", ".md", ".txt"}):
+        assert not re.search(r'[" (](/|~|[A-Z]:)[\\/]?\w', path.read_text(encoding="utf-8")), path
+
+
+def test_an_exported_module_does_not_say_where_it_was_loaded(pipe: Any, tmp_path: Path) -> None:
+    assert Path(pipe.unet.config["_name_or_path"]).is_absolute()
+    export.save(pipe.unet, tmp_path / "unet")
+    assert "_name_or_path" not in (tmp_path / "unet" / "config.json").read_text()
 
 
 def test_the_unet_is_built_like_stable_diffusion_1_5(pipe: Any) -> None:

@@ -38,6 +38,7 @@ def save(module: Any, folder: Path) -> None:
     half = copy.deepcopy(module).to(torch.float16)
     half.to(memory_format=torch.contiguous_format).save_pretrained(folder)
     settings = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    settings.pop("_name_or_path", None)  # where it was loaded from on this machine
     if "dtype" in settings:  # transformers would load half precision, diffusers loads single
         settings["dtype"] = "float32"
     (folder / "config.json").write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
