@@ -10,13 +10,19 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from conftest import write
 from diffusers import ControlNetModel, StableDiffusionPipeline
 from safetensors import safe_open
 
+from gate_cache.core.roots import Roots
 from gate_cache.diffusion.models.embedded import CONTROLNETS, HOMES, LORAS, PHOTOS
+from gate_cache.diffusion.passes.noise import noise
 from gate_cache.diffusion.techniques.controlnet import canny
+from gate_cache.extraction.extract import extract
+from gate_cache.store.reader import FeatureStore
 from gate_cache.toyworld import CATEGORIES, Scene, draw
 from gate_cache.toyworld.render import dusk
+from gate_cache.workspace.workspace import Workspace
 from pipelines.tiny import export
 from pipelines.tiny.photo_family import sketch
 
@@ -149,6 +155,44 @@ def test_loras_know_their_style(family: str, pipe: Any, scenes: list[Scene]) -> 
         finally:
             pipe.unload_lora_weights()
         assert torch.equal(losses(pipe, x0, captions, 600), plain)
+
+
+def test_stored_maps_are_those_of_diffusers_own_loaders(family: str, tmp_path: Path) -> None:
+    """Of each technique that the family comes with, strengths included."""
+    style = next(name for name in LORAS if name.startswith(f"{family}/"))
+    plain = {"prompt": "a photo", "t": 50}
+    loaded = write(tmp_path / "toy.yaml", model={"source": family}, attention={}, dataset={
+        "name": "toyworld", "train": 0, "val": 0, "test": 2}, conv={
+        "plain": plain, "lora": {**plain, "lora": {"source": style, "scale": 0.7}},
+        "control": {**plain, "controlnet": {"source": family, "scale": 0.5}}})
+    roots = Roots(*(tmp_path / name for name in ("data", "models", "stores", "runs")))
+    store = FeatureStore.open(extract(Workspace(loaded, roots, "cpu")).store)
+    images = [draw("test", i).image for i in range(2)]
+    pipe = StableDiffusionPipeline.from_pretrained(HOMES[family])
+    x0 = latents(pipe, images)
+    eps = torch.stack([noise(0, i, x0.shape[1:]) for i in store.samples.ids])
+    x = pipe.scheduler.add_noise(x0, eps, torch.full((2,), 50))
+    ids = pipe.tokenizer("a photo", padding="max_length", return_tensors="pt").input_ids
+    states = pipe.text_encoder(ids)[0].expand(2, -1, -1)
+    seen: dict[str, torch.Tensor] = {}
+    for i, block in enumerate(pipe.unet.up_blocks):
+        block.register_forward_hook(lambda _m, _a, out, i=i: seen.update({f"up{i}": out}))
+
+    def assert_stored(combo: str, **more: Any) -> None:
+        pipe.unet(x, 50, states, **more)
+        for name, value in seen.items():
+            found = store[combo][name][:].astype(np.float32)
+            np.testing.assert_allclose(found, value, 2e-3, 3e-3, err_msg=f"{combo} {name}")
+
+    assert_stored("plain")
+    edges = torch.from_numpy(canny(np.stack(images), 100, 200)).float()[:, None] / 255
+    down, mid = ControlNetModel.from_pretrained(CONTROLNETS[family])(
+        x, 50, states, edges.expand(-1, 3, -1, -1), conditioning_scale=0.5, return_dict=False)
+    assert_stored("control", down_block_additional_residuals=down,
+                  mid_block_additional_residual=mid)
+    pipe.load_lora_weights(LORAS[style].parent, weight_name=LORAS[style].name, adapter_name="one")
+    pipe.set_adapters("one", 0.7)
+    assert_stored("lora")
 
 
 def test_the_words_of_the_world_are_one_token_each(pipe: Any) -> None:
