@@ -72,6 +72,12 @@ def first() -> bool:
     return not distributed.is_initialized() or distributed.get_rank() == 0
 
 
+def meet() -> None:
+    """Wait until every process that shares the training is here."""
+    if distributed.is_initialized():
+        distributed.barrier()
+
+
 def fit(plan: Plan, modules: Mapping[str, nn.Module], loss: Loss, folder: Path,
         stop: int | None = None) -> None:
     """Train the modules' free parameters; leave them with the kept weights, ready for use.

@@ -16,6 +16,7 @@ import json
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
+from functools import cache
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -67,19 +68,17 @@ def recipe(style: str) -> loras.Recipe:
 
 def controls(data: dict[str, Encoded], archive: Path, cifar: Path) -> controlnet.Batch:
     """Batches with as many pictures of each kind as the UNet's."""
-    pixels = {kind: np.stack([image for image, *_ in islice(make(), SEEN[kind])])
-              for kind, make in photographs.sources(archive, cifar, SEEN).items()}
     shares = {kind: round(denoiser.BATCH * n / photographs.BATCH)
               for kind, n in photographs.SHARES.items()}
 
+    @cache  # read for the first batch: a training that is over asks for none
+    def pixels() -> dict[str, Pixels]:
+        return {kind: np.stack([image for image, *_ in islice(make(), SEEN[kind])])
+                for kind, make in photographs.sources(archive, cifar, SEEN).items()}
+
     def batch(g: torch.Generator) -> tuple[torch.Tensor, Pixels, list[str]]:
-        latents, seen, words = [], [], []
-        for kind, share in shares.items():
-            which = torch.randint(SEEN[kind], (share,), generator=g).tolist()
-            latents.append(data[kind].latents(which))
-            seen.append(pixels[kind][which])
-            words += [photographs.said(data[kind], i, kind, 0.5, g) for i in which]
-        return torch.cat(latents), np.concatenate(seen), words
+        which, x0, words = photographs.sampled(data, SEEN, shares, 0.5, g)
+        return x0, np.concatenate([pixels()[kind][some] for kind, some in which.items()]), words
 
     return batch
 
@@ -94,8 +93,8 @@ def train(base: Path, work: Path, archive: Path, cifar: Path) -> None:
     """Train what is missing of the family, and write all of it."""
     pipe = measure.load(base)
     net = controlnet.build(pipe.unet)
-    batch, folder = controls(photographs.datasets(work, archive, cifar), archive, cifar), \
-        work / PHOTOS
+    folder = work / PHOTOS
+    batch = controls(photographs.datasets(work, archive, cifar), archive, cifar)
     controlnet.train(net, pipe.unet, pipe.text_encoder, batch, folder, CONTROL)
     for style in STYLES:
         loras.train(style, recipe(style), pipe.unet, pipe.text_encoder, pipe.vae,

@@ -36,7 +36,7 @@ from pipelines.tiny.captions import token_ids, varied
 from pipelines.tiny.denoiser import ALPHAS, MOST, times
 from pipelines.tiny.encoded import Encoded
 from pipelines.tiny.grow import deeper, wider
-from pipelines.tiny.loop import Plan, first, fit, part
+from pipelines.tiny.loop import Plan, first, fit, meet, part
 from pipelines.tiny.pictures import Pixels
 
 BATCH = 64
@@ -106,18 +106,26 @@ def said(data: Encoded, i: int, kind: str, unnamed: float, g: torch.Generator) -
     return data.captions[i] if draw >= unnamed else "" if draw < unnamed / 4 else "a photo"
 
 
+def sampled(data: Mapping[str, Encoded], counts: Mapping[str, int], shares: Mapping[str, int],
+            unnamed: float, g: torch.Generator,
+            ) -> tuple[dict[str, list[int]], torch.Tensor, list[str]]:
+    """Of each kind's first `counts` pictures as many as `shares`: numbers, latents, words."""
+    which, words = dict[str, list[int]](), list[str]()
+    for kind, share in shares.items():
+        which[kind] = torch.randint(counts[kind], (share,), generator=g).tolist()
+        words += [said(data[kind], i, kind, unnamed, g) for i in which[kind]]
+    return which, torch.cat([data[kind].latents(some) for kind, some in which.items()]), words
+
+
 def train(trial: Trial, plan: Plan, unet: Any, text: Any, data: dict[str, Encoded],
           folder: Path, stop: int) -> None:
     """Train both up to a step; they hold the kept weights afterwards."""
 
     def batch(g: torch.Generator) -> tuple[torch.Tensor, list[str]]:
-        parts, words = [], []
-        for kind, share in SHARES.items():
-            which = torch.randint(len(data[kind]), (share,), generator=g).tolist()
-            parts.append(data[kind].latents(which))
-            words += [said(data[kind], i, kind, trial.unnamed, g) for i in which]
+        counts = {kind: len(some) for kind, some in data.items()}
+        _, x0, words = sampled(data, counts, SHARES, trial.unnamed, g)
         order = torch.randperm(BATCH, generator=g)
-        x0 = torch.cat(parts)[order]
+        x0 = x0[order]
         flips = torch.rand(BATCH, generator=g) < 0.5
         x0[flips] = x0[flips].flip(-1)
         return x0, [words[i] for i in order.tolist()]
@@ -192,10 +200,10 @@ def main() -> None:
     if "RANK" in os.environ:  # torchrun's
         distributed.init_process_group("gloo")
     if not first():
-        distributed.barrier()  # the first one encodes what is missing
+        meet()  # the first one encodes what is missing
     data = datasets(args.work, args.tiny_imagenet, args.cifar)
-    if first() and distributed.is_initialized():
-        distributed.barrier()
+    if first():
+        meet()
     pipe = measure.load(HOME)
     unet = pipe.unet
     for change, often in ((deeper, args.deeper), (wider, args.wider)):
@@ -210,8 +218,7 @@ def main() -> None:
             train(trial, plan, unet, pipe.text_encoder, data, args.work, stop)
             if first():
                 family(unet, pipe.text_encoder, folder)
-            if distributed.is_initialized():
-                distributed.barrier()  # the others go on from the checkpoint once it is written
+            meet()  # the others go on from the checkpoint once it is written
 
 
 if __name__ == "__main__":

@@ -16,4 +16,3 @@ LORAS = {f"{family}/{name}": HOMES[family] / "loras" / f"{name}.safetensors"
          for family, names in ((TINY, ("moderate", "overfit")), (PHOTOS, ("dusk", "sketch")))
          for name in names}
 """Built-in LoRAs: names in a manifest to files."""
-
