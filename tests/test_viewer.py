@@ -346,11 +346,25 @@ def test_a_click_is_found_where_it_is_in_the_same_image(page: Page, server: Serv
     assert np.hypot(*np.subtract(found, (x, y))) < NEAR
     expect(page.locator("#targets .value")).to_contain_text(re.compile(r"1\.00 · \d+ ms"))
     page.fill("#search", b)
+    expect(page.locator("#total")).to_have_text("1")
     page.locator("#rows button", has_text=b).click()
     expect(page.locator("#query")).to_have_attribute("aria-label", re.compile(b))
     click(page, "#query", *key_point(b, 0))
     (found,) = matches(page, 1)
     assert np.hypot(*np.subtract(found, (x, y))) < NEAR
+
+
+def test_a_press_on_a_row_counts_though_the_list_is_drawn_meanwhile(
+        page: Page, server: Served, explorer: ViewerSession) -> None:  # noqa: F811
+    start(page, server)
+    page.locator("#rows button").nth(2).hover()
+    page.mouse.down()
+    page.evaluate("""() => new Promise((done) => {
+        document.getElementById("list").dispatchEvent(new Event("scroll"));
+        requestAnimationFrame(() => requestAnimationFrame(done));
+    })""")
+    page.mouse.up()
+    expect(page.locator("h2#image")).to_have_text(explorer.ids[2])
 
 
 def test_the_last_click_counts(page: Page, server: Served, explorer: ViewerSession) -> None:  # noqa: F811

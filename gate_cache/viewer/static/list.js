@@ -99,7 +99,9 @@ function render(choose) {
     }
     shown.push(old.get(ids.get(i) + i) ?? row(i, ids.get(i), choose));
   }
-  rows.replaceChildren(...shown);
+  for (const each of old.values()) if (!shown.includes(each)) each.remove();
+  // A row that stays is not taken out: a press that began on it would not become a click.
+  shown.forEach((each, i) => rows.children[i] !== each && rows.insertBefore(each, rows.children[i]));
   for (const each of shown) {
     const here = each.dataset.id === state.image;
     each.firstChild.setAttribute("aria-current", here);
