@@ -19,7 +19,7 @@ GATE     := $(BIN)/gate-cache
 MANIFEST := manifests/$(DATASET).yaml
 ROOTS    := --data "$(DATA)" --stores "$(STORES)"
 
-.PHONY: help setup demo extract probe train sweep show view plan status verify paper lora caption tiny test test-slow test-device check dist docs clean
+.PHONY: help setup demo extract probe train sweep show view plan status verify paper lora caption tiny test test-long test-slow test-device check dist docs clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -82,11 +82,14 @@ tiny: .venv/.ready  ## train the embedded model anew; hours, needs CIFAR-10 belo
 test: .venv/.ready  ## the tests, in JOBS processes of one thread each
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n $(JOBS) --dist loadfile $(ARGS)
 
+test-long: .venv/.ready  ## what CI runs besides: further inputs of each kind, several seconds each
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n $(JOBS) --dist loadfile -m long $(ARGS)
+
 test-slow: .venv/.ready  ## the tests that take minutes or gigabytes
 	$(BIN)/python -m pytest -q -m slow -o faulthandler_timeout=10800 $(ARGS)
 
-test-device: .venv/.ready  ## both stages on a pretended GPU (part of `make test`)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q tests/test_device.py tests/test_device_training.py $(ARGS)
+test-device: .venv/.ready  ## both stages on a pretended GPU (part of `make test` and `make test-long`)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -m 'not slow' tests/test_device.py tests/test_device_training.py $(ARGS)
 
 check: .venv/.ready  ## lint and types
 	$(BIN)/ruff check .

@@ -8,6 +8,7 @@ import signal
 import threading
 from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +48,14 @@ WriteManifest = Callable[..., Loaded]
 SECONDS = int(os.environ.get("GATE_CACHE_TEST_SECONDS", 300))
 """That a test's set-up, the test itself, or what it cleans up may take; twelve times as long where
 it is marked slow."""
+
+
+def pytest_itemcollected(item: pytest.Item) -> None:
+    """Of a test marked ``mostly_long`` all parametrisations are long but those that it names."""
+    for mark in item.iter_markers("mostly_long"):
+        name = item.callspec.id  # type: ignore[attr-defined]
+        if not any(fnmatch(name, kept) for kept in mark.args):
+            item.add_marker("long")
 
 
 @contextmanager

@@ -75,6 +75,7 @@ def test_other_weights_are_another_combo(own: Roots, manifest: WriteManifest) ->
     assert rows == {"latents": 0, "plain": 7, "control": 7}
 
 
+@pytest.mark.long
 def test_bfloat16_is_another_combo_and_close(own: Roots, manifest: WriteManifest) -> None:
     first = extract(Workspace(manifest(**sections()), own, "cpu")).store
     model = {"source": "org/model", "size": 64, "dtype": "bfloat16"}

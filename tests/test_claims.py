@@ -71,6 +71,7 @@ def test_a_claim_that_waits_gets_it_later(folder: LocalFolder) -> None:
     second.release()
 
 
+@pytest.mark.long
 def test_a_live_claim_does_not_expire(folder: LocalFolder) -> None:
     first = get(folder)
     threading.Timer(3.5, first.release).start()  # twice as long as a silent one lives
@@ -95,6 +96,7 @@ def test_a_claim_of_another_machine_is_refused_at_once_without_waiting(
         get(folder)
 
 
+@pytest.mark.mostly_long("{")
 @pytest.mark.parametrize("raw", [b"", b"{", b"[]", b'{"id": 1}', b'{"strange": true}'])
 def test_a_claim_that_cannot_be_read_expires_too(folder: LocalFolder, raw: bytes) -> None:
     folder.write(f".{STORE}.claim-1", [raw])

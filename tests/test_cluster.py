@@ -79,6 +79,7 @@ def test_workers_that_do_not_start_end_in_one_line(monkeypatch: pytest.MonkeyPat
         pass
 
 
+@pytest.mark.long
 def test_two_workers_write_the_same_bytes(toy: Toy, roots: Roots, cluster: Any) -> None:
     spread = Workers(scheduler=cluster.scheduler_address)
     result = extract(Workspace(toy[0], roots, "cpu"), spread=spread)
@@ -103,6 +104,7 @@ class Heard(Silent):
         self.said.append(line)
 
 
+@pytest.mark.long
 def test_a_lost_workers_block_is_done_by_another(toy: Toy, roots: Roots, cluster: Any) -> None:
     """One worker is killed (kill -9) as soon as something is written."""
     def kill() -> None:
@@ -124,6 +126,7 @@ def test_a_lost_workers_block_is_done_by_another(toy: Toy, roots: Roots, cluster
     assert all(c.state == "done" for c in status(Workspace(toy[0], roots)).combos)
 
 
+@pytest.mark.long
 def test_an_image_that_cannot_be_read_is_told_in_one_line(manifest: WriteManifest, roots: Roots,
                                                           cluster: Any, tmp_path: Path) -> None:
     folder = roots.data / "images"
@@ -157,6 +160,7 @@ class Fails(WorkerPlugin):
         return {"a": (len(rows), Provenance("cpu", 2, False, {}))}
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("deadly", "says"), [
     (True, "workers died on the same block"), (False, "on purpose")])
 def test_what_cannot_be_done_ends_in_one_line(deadly: bool, says: str) -> None:
@@ -228,6 +232,7 @@ class Waits(WorkerPlugin):
         return {"a": (len(rows), Provenance("cpu", 2, False, {}))}
 
 
+@pytest.mark.long
 def test_a_lost_scheduler_ends_in_one_line(tmp_path: Path) -> None:
     file = tmp_path / "scheduler.json"
     dask_ = [str(Path(sys.executable).with_name("dask"))]

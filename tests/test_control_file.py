@@ -125,6 +125,7 @@ def test_a_single_file_is_what_its_folder_is(home: Roots, name: str,
     assert not np.array_equal(store["plain"]["up1"][:], store["file"]["up1"][:])
 
 
+@pytest.mark.mostly_long("-*")
 @pytest.mark.parametrize("name", ["sd1", "sdxl"])
 @pytest.mark.parametrize("prefix", ["", "control_model."])
 def test_a_file_in_the_original_layout_has_the_same_weights(home: Roots, name: str,

@@ -125,6 +125,7 @@ def assert_true(path: Path) -> None:
                 assert row not in (8, 9)
 
 
+@pytest.mark.mostly_long("killed-grown")
 @pytest.mark.parametrize("scene", [first, grown, back])
 @pytest.mark.parametrize("error", [lambda: OSError(errno.EIO, "broken"), Killed],
                          ids=["broken", "killed"])

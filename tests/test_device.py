@@ -62,6 +62,7 @@ def assert_near(a: Path, b: Path) -> None:
             assert np.abs(wanted - found).max() < NEAR * np.abs(wanted).max(), (view.name, name)
 
 
+@pytest.mark.long
 def test_every_technique_is_the_cpus_and_waits_for_copies_alone(tmp_path: Path) -> None:
     write_ip_adapter(tmp_path / "models")
     loaded = write(tmp_path / "toy.yaml", conv=CONV)
@@ -70,6 +71,7 @@ def test_every_technique_is_the_cpus_and_waits_for_copies_alone(tmp_path: Path) 
     assert beyond_bounds(waited) == [], waited
 
 
+@pytest.mark.mostly_long("sd1", "ddpm")
 @pytest.mark.parametrize("family", ["sd1", "sdxl", "ddpm"])
 def test_every_family_is_the_cpus(family: str, models: Path, tmp_path: Path) -> None:  # noqa: F811
     """ControlNet, LoRA, long prompts, attention and denoising of each, where it has them."""
@@ -97,6 +99,7 @@ def of_kind(name: str, tmp_path: Path) -> Any:
                  conv={"a": {"maps": ["layer0", "layer2", "cls"]}}, attention={})
 
 
+@pytest.mark.mostly_long("dinov2", "alpha")
 @pytest.mark.parametrize("name", ["dinov2", *(
     pytest.param(n, marks=[pytest.mark.slow] * (n in SLOW)) for n in TRANSFORMERS)])
 def test_transformers_and_encoders_are_the_cpus(name: str, tmp_path: Path) -> None:
@@ -105,6 +108,7 @@ def test_transformers_and_encoders_are_the_cpus(name: str, tmp_path: Path) -> No
     assert beyond_bounds(waited) == [], waited
 
 
+@pytest.mark.mostly_long("dinov2")
 @pytest.mark.parametrize("name", ["sd3", "dinov2"])
 def test_a_copy_to_the_host_within_a_model_is_found(name: str, tmp_path: Path,
                                                     monkeypatch: pytest.MonkeyPatch) -> None:
@@ -131,6 +135,7 @@ def beyond_bounds(waited: Kinds) -> list[tuple[str, str]]:
             and count > passes / 4 and what != ("event", "extraction/transfer.py:arrived")]
 
 
+@pytest.mark.mostly_long("<lambda>0")
 @pytest.mark.parametrize("spoil", [
     lambda values: values.cpu().cuda(), lambda values: values * bool(values.isfinite().all())])
 def test_a_pass_that_waits_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, roots: Roots,

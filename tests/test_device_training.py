@@ -78,6 +78,7 @@ def steps_of(device: Device, monkeypatch: pytest.MonkeyPatch) -> list[Kinds]:
     return seen
 
 
+@pytest.mark.mostly_long("nn", "classifier", "linear", "knn")
 @pytest.mark.parametrize("head", HEADS)
 def test_a_head_is_trained_and_used_as_on_the_cpu(
         head: str, stores: dict[bool, Path], tmp_path: Path,
@@ -123,6 +124,7 @@ def swept(stores: dict[bool, Path], to: Path, device: str, **fields: Any) -> Swe
     return sweep(work, load_sweep(to / "s.yaml", work.loaded), to / "out")
 
 
+@pytest.mark.long
 def test_a_sweep_that_was_stopped_ends_as_one_that_was_not(
         stores: dict[bool, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Dropout and all: the device's random numbers are kept with each trial."""
@@ -146,6 +148,7 @@ def test_a_sweep_that_was_stopped_ends_as_one_that_was_not(
         (r.name, r.test, r.val) for r in whole.rows]
 
 
+@pytest.mark.long
 def test_amp_computes_in_bfloat16_on_the_device_alone(stores: dict[bool, Path], tmp_path: Path,
                                                       monkeypatch: pytest.MonkeyPatch) -> None:
     seen = []

@@ -88,6 +88,7 @@ def plugins_of_others() -> Iterator[None]:
     forget_plugins()
 
 
+@pytest.mark.mostly_long("README.md", "docs/architecture.md")
 @pytest.mark.parametrize("name", NAMES)
 def test_a_page_can_be_followed(name: str, world: Path, tmp_path: Path,
                                 monkeypatch: pytest.MonkeyPatch) -> None:
@@ -198,6 +199,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out / "html"
 
 
+@pytest.mark.long
 def test_the_site_has_every_command_with_its_options(site: Path) -> None:
     text = html.unescape((site / "reference" / "cli.html").read_text(encoding="utf-8"))
     group: Any = typer.main.get_command(app)
@@ -207,6 +209,7 @@ def test_the_site_has_every_command_with_its_options(site: Path) -> None:
                    if option.startswith("--") and not getattr(p, "hidden", False))
 
 
+@pytest.mark.long
 def test_every_page_is_reached_from_the_first(site: Path) -> None:
     found, new = set[Path](), {site / "index.html"}
     while new:

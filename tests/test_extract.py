@@ -143,6 +143,7 @@ def test_the_plan_is_what_lands_on_disk(toy: Toy) -> None:
     assert said.unet_passes == 7 * (4 + 3)
 
 
+@pytest.mark.long
 def test_what_combos_share_changes_no_byte(roots: Roots, manifest: WriteManifest,
                                            tmp_path: Path) -> None:
     """Passes, halves and batches are shared in one store, and nothing is in the other ones."""
@@ -271,6 +272,7 @@ def test_a_second_ctrl_c_aborts(monkeypatch: pytest.MonkeyPatch) -> None:
         assert pool.submit(elsewhere).result() is signal.getsignal(signal.SIGINT)
 
 
+@pytest.mark.long
 def test_a_killed_run_goes_on_and_ends_the_same(toy: Toy, roots: Roots) -> None:
     """kill -9 as soon as the first blocks are done, in another process."""
     command = [sys.executable, "-m", "gate_cache.cli", "extract", str(toy[0].path),
@@ -285,6 +287,7 @@ def test_a_killed_run_goes_on_and_ends_the_same(toy: Toy, roots: Roots) -> None:
     assert_same(extract(Workspace(toy[0], roots, "cpu")).store, toy[2])
 
 
+@pytest.mark.long
 def test_two_at_once_share_the_work(toy: Toy, roots: Roots) -> None:
     with ThreadPoolExecutor(2) as pool:
         both = list(pool.map(lambda _: extract(Workspace(toy[0], roots, "cpu")), range(2)))
@@ -292,6 +295,7 @@ def test_two_at_once_share_the_work(toy: Toy, roots: Roots) -> None:
     assert_same(both[0].store, toy[2])
 
 
+@pytest.mark.long
 def test_new_combos_and_order_change_no_byte(toy: Toy, roots: Roots,
                                              manifest: WriteManifest) -> None:
     """One combo today, the others tomorrow, in another order."""
@@ -304,6 +308,7 @@ def test_new_combos_and_order_change_no_byte(toy: Toy, roots: Roots,
     assert_same(result.store, toy[2])
 
 
+@pytest.mark.long
 def test_the_batch_size_changes_values_within_rounding(toy: Toy, roots: Roots) -> None:
     other = extract(Workspace(toy[0], roots, "cpu"), batch=3).store
     for name, value in arrays(toy[2]).items():
@@ -493,6 +498,7 @@ def test_an_image_that_goes_bad_after_it_was_registered_is_left_out(
     assert not result.unread and FeatureStore.open(result.store)["plain"].done().all()
 
 
+@pytest.mark.long
 def test_extracting_begins_before_all_images_are_looked_at(
         roots: Roots, manifest: WriteManifest, monkeypatch: pytest.MonkeyPatch,
         tmp_path: Path) -> None:
@@ -623,6 +629,7 @@ def test_attention_maps_that_were_stored_by_default_once_can_be_kept(
         np.testing.assert_array_equal(new[name][:], old[name][:])
 
 
+@pytest.mark.mostly_long("error0-*")
 @pytest.mark.parametrize(("batch", "says"), [
     (8, "memory is full: use --batch 4, or --batch auto; what is done is kept"),
     (1, "use a smaller model.size")])

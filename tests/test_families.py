@@ -127,6 +127,7 @@ def sections(name: str) -> dict[str, Any]:
 # ------------------------------------------------------------------------------------ end to end
 
 
+@pytest.mark.mostly_long("sd1", "ddpm")
 @pytest.mark.parametrize("name", WRITERS)
 def test_extract_resumes_and_yields_the_plan(name: str, home: Roots, manifest: WriteManifest,
                                              monkeypatch: pytest.MonkeyPatch) -> None:
@@ -172,6 +173,7 @@ def state_digest(model: Backbone) -> str:
     return found.hexdigest() + str(sorted({type(p).__name__ for p in processors})) + str(hooked)
 
 
+@pytest.mark.long
 def test_techniques_of_xl_change_the_maps(home: Roots, manifest: WriteManifest) -> None:
     store = FeatureStore.open(extract(Workspace(manifest(**sections("sdxl")), home, "cpu")).store)
     maps = {name: store[name]["up1"][:] for name in ("plain", "control", "lora", "long")}
@@ -181,6 +183,7 @@ def test_techniques_of_xl_change_the_maps(home: Roots, manifest: WriteManifest) 
     np.testing.assert_allclose(store["attn"]["attn1"][:].astype(np.float32).sum(1), 1, atol=1e-2)
 
 
+@pytest.mark.long
 def test_guidance_and_ip_adapter_work_with_xl(home: Roots, models: Path, tmp_path: Path,
                                               manifest: WriteManifest) -> None:
     own = Roots(home.data, tmp_path / "own", home.stores, home.runs)
@@ -196,6 +199,7 @@ def test_guidance_and_ip_adapter_work_with_xl(home: Roots, models: Path, tmp_pat
     assert not np.array_equal(maps[0], maps[1]) and not np.array_equal(maps[0], maps[2])
 
 
+@pytest.mark.mostly_long("False")
 @pytest.mark.parametrize("original", [False, True])
 def test_a_kohya_lora_of_xl_is_that_of_diffusers(models: Path, tmp_path: Path,
                                                  original: bool) -> None:

@@ -105,6 +105,7 @@ def test_maps_of_stable_diffusion_1_5_at_512() -> None:
         "attn1": (77, 16, 16), "attn2": (77, 32, 32), "attn3": (77, 64, 64)}
 
 
+@pytest.mark.mostly_long("sd15*", "tiny*", "ddpm*")
 @pytest.mark.parametrize(("config", "vae", "size"), [
     (SD15_UNET, SD15_VAE, 512), (tiny_config("unet"), tiny_config("vae"), 64),
     (published(SD_2_1)["unet"], published(SD_2_1)["vae"], 768),

@@ -38,6 +38,7 @@ def test_techniques_are_named_before_their_seed() -> None:
         ["plain", "two-words", "reference"]
 
 
+@pytest.mark.long
 def test_scores_and_pck_of_every_technique(loaded: Loaded, roots: Roots) -> None:
     extract(Workspace(loaded, roots))
     question = Question(loaded, roots, seeds=2)
@@ -71,6 +72,7 @@ def test_only_toyworld_has_styles(manifest: Callable[..., Loaded]) -> None:
         asked(folder, style="dusk")
 
 
+@pytest.mark.long
 def test_its_table_is_printed_and_kept(loaded: Loaded, roots: Roots, tmp_path: Path,
                                        monkeypatch: pytest.MonkeyPatch,
                                        capsys: pytest.CaptureFixture[str]) -> None:

@@ -171,6 +171,7 @@ def command(monkeypatch: pytest.MonkeyPatch, roots: Roots, *words: object) -> in
     return int(end.value.code or 0)
 
 
+@pytest.mark.long
 def test_the_command(toy: Toy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
                      capsys: pytest.CaptureFixture[str]) -> None:
     asked = [toy[0].path, "--combo", "control", "--images", 2, "--steps", 2, "--seeds", 1,

@@ -336,6 +336,7 @@ def attack(home: Home, gate: Run, seed: int) -> None:
     assert home.outside() == home.beside, case
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("first", range(0, 180, 30))
 def test_whatever_is_in_a_store_a_command_ends_in_a_line(home: Home, gate: Run, first: int) -> None:
     for seed in range(first, first + 30):

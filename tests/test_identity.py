@@ -89,6 +89,7 @@ def shards(path: Path) -> list[Path]:
     return sorted(p for n in SHAPES for p in path.glob(f"*/{n}/c.*.0.0.0"))
 
 
+@pytest.mark.mostly_long("None-True")
 @pytest.mark.parametrize("table", [True, False])
 @pytest.mark.parametrize("codec", [None, "zstd"])
 def test_a_shard_in_the_wrong_place_is_refused(tmp_path: Path, table: bool,
@@ -147,6 +148,7 @@ def test_a_whole_combo_over_another_is_refused_and_mended(tmp_path: Path) -> Non
     assert read(path) == ["not done"] * (2 * ROWS) + ["right"] * (2 * ROWS)
 
 
+@pytest.mark.long
 def test_the_trainer_refuses_too(toy: Toy, roots: Roots, manifest: WriteManifest) -> None:
     shutil.copytree(toy[1].stores, roots.stores)
     store = roots.stores / "toy.zarr"

@@ -87,6 +87,7 @@ COMMANDS = {
     "view": "view {home}/toy.yaml --no-browser --port 0"}
 
 
+@pytest.mark.mostly_long("match", "probe", "verify")
 @pytest.mark.parametrize("command", COMMANDS)
 def test_ctrl_c_is_one_line_and_soon(command: str, run: Path, server: tuple[Any, Path],
                                      toy: tuple[Loaded, Roots, Path]) -> None:

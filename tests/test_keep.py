@@ -147,6 +147,7 @@ class Resized(Plain):
             INPUTS[i[0]][::-1], Image.Resampling.BICUBIC)) for i in self.ids])
 
 
+@pytest.mark.mostly_long("c")
 @pytest.mark.parametrize("names", ["af", "be", "c"])
 def test_maps_are_the_unmodified_library_s_on_the_same_resized_image(made: Made,
                                                                      names: str) -> None:
@@ -473,6 +474,7 @@ def dense(tmp_path_factory: pytest.TempPathFactory) -> NativeMaps:
     return NativeMaps(store, spec, CPU, rows, data.size)
 
 
+@pytest.mark.mostly_long("pixel-linear", "classifier")
 @pytest.mark.parametrize("head", ["upernet", "pixel-mlp", "pixel-linear", "classifier"])
 def test_dense_heads_learn_on_maps_of_several_shapes(dense: NativeMaps, head: str) -> None:
     assert [tuple(dense(i).levels[0].shape) for i in ("t0", "t1")] == [(2, 6, 10, 6), (2, 6, 6, 10)]

@@ -7,6 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 TESTS = """
 import time
 import pytest
@@ -29,6 +31,7 @@ def test_that_does_not():
 """
 
 
+@pytest.mark.long
 def test_a_test_that_hangs_fails_by_its_name(tmp_path: Path) -> None:
     (tmp_path / "test_them.py").write_text(TESTS)
     paths = [str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")]

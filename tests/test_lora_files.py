@@ -76,6 +76,7 @@ def applied(model: Backbone, path: Path, scale: float = 1.0) -> list[torch.Tenso
 # ------------------------------------------------------------------------------ the property
 
 
+@pytest.mark.mostly_long("0-*", "1-*", "2-tiny")
 @pytest.mark.parametrize("name", ["tiny", "sdxl"])
 @pytest.mark.parametrize("seed", range(6))
 def test_any_loras_at_once_are_a_merge_by_hand(models: dict[str, Backbone], tmp_path: Path,
@@ -123,6 +124,7 @@ FORMS: dict[str, Callable[[list[Changed]], Written]] = {
     "kohya": kohya, "diffusers": diffusers, "transformers 4": lambda x: diffusers(x, old=True)}
 
 
+@pytest.mark.mostly_long("*-kohya")
 @pytest.mark.parametrize("tool, form", [
     *((tool, "kohya") for tool in TOOLS), ("resized", "diffusers"), ("resized", "transformers 4"),
     ("some without alpha", "transformers 4")])
@@ -244,6 +246,7 @@ def test_a_file_that_changes_nothing_is_refused(tiny: Backbone, tmp_path: Path, 
         applied(tiny, kohya(changed).save(tmp_path / "a.safetensors"))
 
 
+@pytest.mark.mostly_long("dtype0")
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_a_file_of_one_alpha_is_to_the_bit_what_diffusers_makes_of_it(
         files: dict[str, ModelFiles], tmp_path: Path, dtype: torch.dtype) -> None:

@@ -129,6 +129,7 @@ def loaded(files: ModelFiles) -> Backbone:
     return load(files, torch.device("cpu"), torch.float32)
 
 
+@pytest.mark.mostly_long("sd1-*")
 @pytest.mark.parametrize("form", ["kohya", "original", "diffusers"])
 @pytest.mark.parametrize("name", ["sd1", "sd2", "sdxl", "sd1.safetensors", "sdxl.safetensors"])
 def test_headers_tell_every_layer_of_a_model(models: Path, tmp_path: Path, name: str,

@@ -118,6 +118,7 @@ def written(adapter: Adapter, path: Path) -> Path:
     return path
 
 
+@pytest.mark.long
 def test_our_loras_apply_the_file_as_it_was_trained(trained: tuple[Backbone, Adapter],
                                                     tmp_path: Path) -> None:
     fresh = model()
@@ -196,6 +197,7 @@ def test_all_layers_but_the_first_the_last_and_those_of_the_time_are_trained() -
     assert [n for n, p in second.items() if not p.any()] == []
 
 
+@pytest.mark.long
 def test_training_lowers_the_loss_on_its_images() -> None:
     """The same draws for both: those of steps that training has not seen."""
     backbone = model()
@@ -264,6 +266,7 @@ def test_all_images_are_seen_in_turn() -> None:
     assert len({tuple(turn) for turn in turns}) > 1
 
 
+@pytest.mark.long
 def test_frozen_weights_may_be_bfloat16(toyworld: Loaded, roots: Roots) -> None:
     half = toyworld.manifest.model.model_copy(update={"dtype": "float16"})
     loaded = toyworld.model_copy(update={
@@ -349,6 +352,7 @@ def test_tags_are_the_words_that_say_something(sentence: str, expected: str) -> 
 
 # ------------------------------------------------------------------------------ the command
 
+@pytest.mark.long
 def test_the_lora_is_used_by_extract(toyworld: Loaded, roots: Roots) -> None:
     found = train(toyworld, roots, replace(SMALL, lr=1e-2), steps=3)
     assert (found.source, found.images) == ("toy-lora.safetensors", 3)
@@ -358,6 +362,7 @@ def test_the_lora_is_used_by_extract(toyworld: Loaded, roots: Roots) -> None:
     assert not np.allclose(store["mine"]["up1"][:], store["plain"]["up1"][:], atol=1e-2)
 
 
+@pytest.mark.long
 def test_an_interrupted_training_gives_the_same_bytes(toyworld: Loaded, roots: Roots,
                                                       monkeypatch: pytest.MonkeyPatch) -> None:
     """Stopped in step 4 of 4, with a checkpoint after 2 and a LoRA wanted after 3."""
@@ -377,6 +382,7 @@ def test_an_interrupted_training_gives_the_same_bytes(toyworld: Loaded, roots: R
     assert not list(roots.models.glob(".*"))
 
 
+@pytest.mark.long
 def test_a_lora_saved_on_the_way_is_that_of_a_shorter_training(toyworld: Loaded,
                                                                roots: Roots) -> None:
     long = train(toyworld, roots, steps=3, save_at=[2], out="long.safetensors")
@@ -386,6 +392,7 @@ def test_a_lora_saved_on_the_way_is_that_of_a_shorter_training(toyworld: Loaded,
     assert long.paths[3].read_bytes() != long.paths[2].read_bytes()
 
 
+@pytest.mark.long
 def test_a_checkpoint_of_another_training_is_not_taken(toyworld: Loaded, roots: Roots,
                                                        monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(stage, "CHECKPOINT_EVERY", 1)
@@ -408,6 +415,7 @@ def test_a_checkpoint_of_another_training_is_not_taken(toyworld: Loaded, roots: 
     assert load_file(found.paths[2])[next(iter(load_file(found.paths[2])))].shape[0] == 3
 
 
+@pytest.mark.long
 def test_files_that_exist_are_kept_unless_forced(toyworld: Loaded, roots: Roots) -> None:
     first = train(toyworld, roots)
     before = first.paths[2].read_bytes()
@@ -459,6 +467,7 @@ def test_a_captions_file_that_is_asked_for_must_be_there(toyworld: Loaded, roots
         train(manifest(captions="named.jsonl"), roots)
 
 
+@pytest.mark.long
 def test_images_are_squashed_or_padded_as_the_manifest_says(manifest: WriteManifest,
                                                             roots: Roots) -> None:
     folder = roots.data / "images"
@@ -476,6 +485,7 @@ def test_images_are_squashed_or_padded_as_the_manifest_says(manifest: WriteManif
     assert not torch.equal(found["pad"][key], found["squash"][key])
 
 
+@pytest.mark.long
 def test_a_full_disk_is_one_line_and_leaves_no_half_file(toyworld: Loaded, roots: Roots,
                                                          monkeypatch: pytest.MonkeyPatch) -> None:
     def full(_: int) -> None:

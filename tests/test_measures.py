@@ -97,6 +97,7 @@ def test_specks_are_left_out_of_training() -> None:
     assert (without_specks(mask, 0) == mask).all()
 
 
+@pytest.mark.long
 def test_own_masks_give_floors_and_upernet_in_one_report(tmp_path: Path) -> None:
     """From pictures to the page: the rows, and a verdict that names the one that wins."""
     masks(tmp_path / "data", count=8)
@@ -344,6 +345,7 @@ def test_the_released_preset_trains_and_comes_back(root: Path, tmp_path: Path,  
     assert again.values[SELECTED] == pytest.approx(kept.gate[SELECTED])
 
 
+@pytest.mark.mostly_long("classifier")
 @pytest.mark.parametrize("head", ["upernet", "pixel-mlp", "classifier"])
 def test_weights_of_channels_train_every_head(home: Path, tmp_path: Path, head: str) -> None:  # noqa: F811
     found = trained(home, tmp_path, head, weights="channel")

@@ -55,6 +55,7 @@ def holds(monkeypatch: pytest.MonkeyPatch, most: int, tails_only: bool = False) 
     return tried
 
 
+@pytest.mark.long
 def test_auto_finds_what_fits_and_goes_on_with_it(toy: Toy, roots: Roots, manifest: WriteManifest,
                                                   monkeypatch: pytest.MonkeyPatch) -> None:
     """Down from 16 to the toy store's batch of 2: to the bit what is in it."""
@@ -77,6 +78,7 @@ def test_auto_finds_what_fits_and_goes_on_with_it(toy: Toy, roots: Roots, manife
     assert set(tried) == {2}
 
 
+@pytest.mark.long
 def test_what_was_read_before_the_memory_was_full_is_not_read_again(
         roots: Roots, manifest: WriteManifest, monkeypatch: pytest.MonkeyPatch) -> None:
     """The pass without ControlNet fits, the one with it does not."""
@@ -102,6 +104,7 @@ def test_what_was_read_before_the_memory_was_full_is_not_read_again(
         np.testing.assert_allclose(a, b, rtol=4e-3, atol=4e-3)
 
 
+@pytest.mark.long
 def test_a_batch_that_was_asked_for_is_not_made_smaller(
         roots: Roots, manifest: WriteManifest, monkeypatch: pytest.MonkeyPatch) -> None:
     holds(monkeypatch, 2)
@@ -111,6 +114,7 @@ def test_a_batch_that_was_asked_for_is_not_made_smaller(
     assert extract(Workspace(loaded, roots, "cpu"), batch="auto").rows["plain"] == 7
 
 
+@pytest.mark.long
 def test_one_image_that_does_not_fit_is_one_line(roots: Roots, manifest: WriteManifest,
                                                  monkeypatch: pytest.MonkeyPatch) -> None:
     holds(monkeypatch, 0)
@@ -139,6 +143,7 @@ def test_verify_computes_in_smaller_batches_and_says_so(toy: Toy,
     assert all(c.relative < 0.01 for c in found.combos)
 
 
+@pytest.mark.long
 def test_guideline_makes_images_in_smaller_batches_and_says_so(
         toy: Toy, monkeypatch: pytest.MonkeyPatch) -> None:
     how, said = Img2Img(strength=0.1, steps=1, seeds=1), Said()
@@ -193,6 +198,7 @@ def test_modules_go_to_the_device_and_leave_it() -> None:
     assert len(module.places) == 2
 
 
+@pytest.mark.mostly_long("DefaultCPU*")
 @pytest.mark.parametrize("text", [
     "DefaultCPUAllocator: can't allocate memory", "CUDA error: out of memory",
     "MPS backend out of memory (MPS allocated: 18.04 GB, max allowed: 18.13 GB)"])

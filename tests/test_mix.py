@@ -73,6 +73,7 @@ def unit(store: FeatureStore, combo: str, name: str, row: int = 0) -> torch.Tens
     return values / values.square().sum(0, keepdim=True).sqrt() / math.sqrt(2)
 
 
+@pytest.mark.long
 def test_a_bucket_is_the_direct_sum_of_models(store: FeatureStore) -> None:
     shares = {store["v"].name: 3.0}
     spec = BucketSpec(groups(store), joining=Joining(True, shares))
@@ -90,6 +91,7 @@ def test_a_bucket_is_the_direct_sum_of_models(store: FeatureStore) -> None:
     torch.testing.assert_close(conv[2, own:], expected, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.long
 def test_one_source_at_two_sizes_is_two_models(roots: Roots, tmp_path: Path) -> None:
     path = tmp_path / "sizes.yaml"
     path.write_text(yaml.safe_dump({
@@ -144,6 +146,7 @@ def test_a_projection_is_one_of_each_model() -> None:
     torch.testing.assert_close(maps[0, 1, :, 1, 2], found[1])
 
 
+@pytest.mark.mostly_long("nn-*", "conv-*", "classifier-*", "linear-*")
 @pytest.mark.parametrize(("head", "mix", "width"), [
     ("nn", "concat", 0), ("conv", {"projection": 12}, 12), ("classifier", "concat", 0),
     ("classifier", {"projection": 12}, 12), ("upernet", "concat", 0),
@@ -186,6 +189,7 @@ HEADS = ("nn", "conv", "conv-released", "classifier", "linear", "knn", "pixel-ml
          "pixel-knn", "upernet")
 
 
+@pytest.mark.mostly_long("nn", "conv*", "classifier", "linear", "knn")
 @pytest.mark.parametrize("head", HEADS)
 def test_every_head_is_given_shares_after_unit_length(head: str, roots: Roots,
                                                       tmp_path: Path) -> None:
@@ -206,6 +210,7 @@ def test_every_head_is_given_shares_after_unit_length(head: str, roots: Roots,
                          else plain.norm(dim=2).max()) < 1.001
 
 
+@pytest.mark.mostly_long("nn", "linear")
 @pytest.mark.parametrize("head", ["nn", "pixel-mlp", "linear"])
 def test_components_are_found_on_train_and_kept_in_a_run(head: str, roots: Roots,
                                                          tmp_path: Path) -> None:
@@ -229,6 +234,7 @@ def test_components_are_found_on_train_and_kept_in_a_run(head: str, roots: Roots
     assert evaluate(work, done.run).values == pytest.approx(trained)
 
 
+@pytest.mark.long
 def test_the_whole_path(roots: Roots, tmp_path: Path) -> None:
     work = open_work(roots, tmp_path, head="nn", mix="concat", steps=2, validate_steps=2, batch=2)
     done = train(work, tmp_path / "run")
@@ -244,6 +250,7 @@ def test_the_whole_path(roots: Roots, tmp_path: Path) -> None:
             ("layer1", "layer2"), ("layer1",), ("layer2",)}
 
 
+@pytest.mark.long
 def test_a_model_is_probed_in_its_own_channels(roots: Roots, tmp_path: Path) -> None:
     """Of whole images as alone; maps are read at the finest grid of all models."""
     both = probe(open_work(roots, tmp_path, head="nn"), ProbeOptions(images=8)).tables

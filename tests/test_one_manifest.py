@@ -20,6 +20,8 @@ from gate_cache.core.errors import UserError
 from gate_cache.core.progress import Silent
 from gate_cache.core.roots import Roots
 
+pytestmark = pytest.mark.long
+
 TEXT: dict[str, Any] = {
     "dataset": {"name": "toyworld", "train": 16, "val": 0, "test": 16},
     "models": {"sd": {"source": "tiny"}, "dit": {"source": "dit", "size": 64},

@@ -125,6 +125,7 @@ def statistics(small: Options, grid: list[Outcome]) -> list[Outcome]:
     return run(shorter(recipe_of("figure12"), steps=2, validate_steps=2, hidden=4), small)
 
 
+@pytest.mark.long
 def test_a_recipe_has_every_row_with_every_seed(grid: list[Outcome]) -> None:
     (found,) = grid
     trained = [m for m in found.means if m.trained]
@@ -134,6 +135,7 @@ def test_a_recipe_has_every_row_with_every_seed(grid: list[Outcome]) -> None:
     assert "PCK@0.1 bbox" in text and "| copy the position |" in text
 
 
+@pytest.mark.long
 def test_gains_are_over_baselines_on_the_same_pairs(grid: list[Outcome]) -> None:
     (found,) = grid
     none = "GATE,gamma1=0.0,gamma2=0.0"
@@ -151,6 +153,7 @@ def test_gains_are_over_baselines_on_the_same_pairs(grid: list[Outcome]) -> None
             assert gain.interval.low <= gain.points <= gain.interval.high
 
 
+@pytest.mark.long
 def test_the_sentence_is_about_the_rows_in_full_alone(grid: list[Outcome]) -> None:
     said = sentence(grid[0])
     assert said.startswith("PCK@0.1 bbox: GATE, gamma1=0.05, gamma2=0.05 is ")
@@ -178,6 +181,7 @@ def test_a_verdict_is_decided_equal_or_says_what_would_decide(
     assert verdict("X", Gain(base, points, Interval(*interval))) == said
 
 
+@pytest.mark.long
 def test_the_next_recipe_extracts_only_what_is_new(grid: list[Outcome],
                                                    statistics: list[Outcome]) -> None:
     assert "extracted plain-0, prompt-0" in reused(grid[0].extracted)
@@ -185,6 +189,7 @@ def test_the_next_recipe_extracts_only_what_is_new(grid: list[Outcome],
     assert not any(statistics[0].extracted.rows.values())
 
 
+@pytest.mark.long
 def test_statistics_of_the_weights_are_columns(statistics: list[Outcome]) -> None:
     for mean in statistics[0].means:
         if mean.trained:
@@ -194,6 +199,7 @@ def test_statistics_of_the_weights_are_columns(statistics: list[Outcome]) -> Non
             assert sum(overlaps) + mean.test["weights/none"][0] == pytest.approx(100)
 
 
+@pytest.mark.long
 def test_a_finished_recipe_is_not_trained_again(small: Options, grid: list[Outcome],
                                                 monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("gate_cache.learn.fit.trial.Trial.step",
@@ -202,6 +208,7 @@ def test_a_finished_recipe_is_not_trained_again(small: Options, grid: list[Outco
     assert markdown(again) == markdown(grid[0])
 
 
+@pytest.mark.long
 def test_the_report_shows_tables_and_charts(grid: list[Outcome], statistics: list[Outcome],
                                             tmp_path: Path, page: Page) -> None:  # noqa: F811
     found = [(recipe_of("figure11"), grid), (recipe_of("figure12"), statistics)]
@@ -214,6 +221,7 @@ def test_the_report_shows_tables_and_charts(grid: list[Outcome], statistics: lis
     assert page.evaluate("document.documentElement.scrollWidth") <= 360
 
 
+@pytest.mark.long
 def test_figures_of_the_paper_stand_beside_ours(grid: list[Outcome]) -> None:
     paper: Figures = {f"GATE,gamma1=0.2,gamma2={g}": {"PCK@0.1 img": "64.47"}
                       for g in (0.0, 0.05, 0.2)}
@@ -225,6 +233,7 @@ def test_figures_of_the_paper_stand_beside_ours(grid: list[Outcome]) -> None:
         "gamma1=0.2" in line for line in lines[head + 2:]]
 
 
+@pytest.mark.long
 def test_what_went_wrong_is_one_line(small: Options, tmp_path: Path) -> None:
     found, said = logged("table7", replace(small, manifest=tmp_path / "none.yaml"),
                          tmp_path / "log")
@@ -232,6 +241,7 @@ def test_what_went_wrong_is_one_line(small: Options, tmp_path: Path) -> None:
     assert "\n" not in said
 
 
+@pytest.mark.long
 def test_one_part_alone(small: Options) -> None:
     from gate_cache.core.errors import UserError
 
@@ -248,11 +258,13 @@ def test_other_options_have_folders_of_their_own(roots: Roots) -> None:
     assert Options(roots, manifest=Path("a/my.yaml"), model="org/sdxl").words == ["my", "sdxl"]
 
 
+@pytest.mark.long
 def test_results_are_one_page_of_markdown(grid: list[Outcome]) -> None:
     text = results({"figure11": grid})
     assert text.startswith("## Figure 11") and markdown(grid[0]) in text
 
 
+@pytest.mark.long
 def test_a_failed_trial_stops_the_recipe(small: Options) -> None:
     from gate_cache.core.errors import UserError
 

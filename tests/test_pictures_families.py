@@ -31,6 +31,7 @@ def test_a_pass_is_watched(name: str, home: Roots, manifest: WriteManifest) -> N
     assert show_page.pass_page(found).ndim == 3
 
 
+@pytest.mark.mostly_long("sd1")
 @pytest.mark.parametrize("name", TEXT)
 def test_img2img_is_made(name: str, home: Roots, manifest: WriteManifest) -> None:  # noqa: F811
     loaded = manifest(**sections(name))

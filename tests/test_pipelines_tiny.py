@@ -78,6 +78,7 @@ def test_the_learning_rate_warms_up_stays_and_falls() -> None:
     assert rates[99] == pytest.approx(0.1 / 30)
 
 
+@pytest.mark.long
 def test_captions_keep_to_what_the_picture_shows() -> None:
     kinds = set()
     for i in range(400):

@@ -131,6 +131,7 @@ def test_a_training_on_photographs_learns_and_goes_on(
     assert torch.equal(small(tmp_path / "whole", 4), small(tmp_path / "parts", 1, 3, 4))
 
 
+@pytest.mark.long
 def test_two_processes_share_a_training(
         small: Callable[..., torch.Tensor], tmp_path: Path) -> None:
     """Each takes half of every batch, and one of them writes."""

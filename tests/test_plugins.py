@@ -146,6 +146,7 @@ def test_what_is_wrong_with_a_head_is_a_line(tmp_path: Path, head: Any, says: st
 # ------------------------------------------------------------------------------ through the stages
 
 
+@pytest.mark.long
 def test_a_head_of_points_goes_through_all(root: Path, tmp_path: Path) -> None:  # noqa: F811
     fields = {"head": {"name": "points", "scale": 2}, "steps": 2, "validate_steps": 1}
     loaded, roots = manifest(tmp_path, **fields), Roots(stores=root / "stores", runs=tmp_path)

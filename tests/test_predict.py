@@ -44,6 +44,7 @@ HEADS = ("upernet", "pixel-mlp")
 # ---------------------------------------------------------------------------------- predictions
 
 
+@pytest.mark.mostly_long("squash-*")
 @pytest.mark.parametrize("head", HEADS)
 def test_what_is_painted_is_what_is_judged(head: str, maps: NativeMaps) -> None:  # noqa: F811
     task = task_of(head, maps)
@@ -59,6 +60,7 @@ def test_what_is_painted_is_what_is_judged(head: str, maps: NativeMaps) -> None:
             assert np.array_equal(judged, painting.classes)
 
 
+@pytest.mark.mostly_long("squash-*")
 @pytest.mark.parametrize("head", HEADS)
 def test_a_model_that_knows_nothing_doubts_more(head: str, maps: NativeMaps) -> None:  # noqa: F811
     task = task_of(head, maps)
@@ -171,6 +173,7 @@ def command(monkeypatch: pytest.MonkeyPatch, home: Path, run: str, *words: objec
     return int(end.value.code or 0)
 
 
+@pytest.mark.mostly_long("pixel-mlp")
 @pytest.mark.parametrize("head", HEADS)
 def test_the_command(head: str, home: Path, monkeypatch: pytest.MonkeyPatch,
                      capsys: pytest.CaptureFixture[str]) -> None:

@@ -302,6 +302,7 @@ def test_a_row_is_what_scikit_learn_finds(probed: Probed, home: Path, tmp_path: 
     assert found.value == pytest.approx(100 * model.score(b, y["val"]))
 
 
+@pytest.mark.mostly_long("linear")
 @pytest.mark.parametrize("by", ["linear", "knn"])
 def test_the_same_twice(by: Any, home: Path, tmp_path: Path) -> None:
     a, b = (probe(work(home, tmp_path), ProbeOptions(by, "test", 1, 3)) for _ in range(2))
@@ -316,6 +317,7 @@ def test_the_table_fits_80_columns(probed: Probed, capsys: pytest.CaptureFixture
     assert "mean of 2" in text and "behind the best" in text
 
 
+@pytest.mark.long
 def test_own_masks(tmp_path: Path) -> None:
     """Pictures and masks of a user, in a folder: features are ranked by them, linear and k-NN."""
     pixels = np.random.default_rng(0)
@@ -356,6 +358,7 @@ def test_where_nothing_counts_no_feature_is_ranked() -> None:
         _ranked([], [np.zeros((3, 2)), np.zeros((3, 2))], percent)
 
 
+@pytest.mark.long
 def test_points_are_ranked_as_training_judges_its_single_features(tmp_path: Path) -> None:
     loaded = points_manifest(tmp_path, attention=False)
     build(tmp_path / "stores", loaded)

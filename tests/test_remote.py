@@ -402,6 +402,7 @@ def test_the_command_line_takes_urls(path: Place, capsys: pytest.CaptureFixture[
 # ------------------------------------------------------------------------------------ trouble
 
 
+@pytest.mark.mostly_long("503-*", "half-*")
 @pytest.mark.usefixtures("impatient")
 @pytest.mark.parametrize(("how", "times"), [("503", 2), ("drop", 2), ("half", 2), ("slow", 1)])
 def test_what_fails_for_a_while_is_tried_again(path: Place, server: ObjectServer, how: str,
@@ -412,6 +413,7 @@ def test_what_fails_for_a_while_is_tried_again(path: Place, server: ObjectServer
         equal(store)
 
 
+@pytest.mark.mostly_long("503", "drop")
 @pytest.mark.usefixtures("impatient")
 @pytest.mark.parametrize("how", ["503", "drop", "slow"])
 def test_a_dead_server_is_one_line_and_leaves_blocks_undone(path: Place, server: ObjectServer,
@@ -579,6 +581,7 @@ def test_what_was_used_last_stays(tmp_path: Path) -> None:
     assert {p.name for p in tmp_path.iterdir()} == {"a", "b"}
 
 
+@pytest.mark.long
 def test_many_readers_share_a_download(path: Place, cache: Path, server: ObjectServer) -> None:
     stores = [put(path), *(FeatureStore.open(path) for _ in range(7))]
     server.requests.clear()
@@ -591,6 +594,7 @@ def test_many_readers_share_a_download(path: Place, cache: Path, server: ObjectS
     equal(stores[0])
 
 
+@pytest.mark.long
 def test_processes_share_the_cache(path: Place, cache: Path) -> None:
     put(path)
     code = ("import sys; from gate_cache import FeatureStore; s = FeatureStore.open(sys.argv[1])\n"
@@ -690,6 +694,7 @@ def test_a_web_server_that_lists_nothing_has_the_store_s_own_list(
         assert FeatureStore.open(web).combos
 
 
+@pytest.mark.mostly_long("None")
 @pytest.mark.parametrize("listing", [
     None, 3, {}, {"metadata": None}, {"metadata": {"../x": {}, "/etc": {}, "": {}, "\n": 0}},
     {"metadata": {"plain-0": {}, "a/b/c": {}, "a" * 9999: []}}])
@@ -704,6 +709,7 @@ def test_a_list_that_lies_leads_nowhere(listing: Any, web: str, tmp_path: Path) 
 # ------------------------------------------------------------------------- pushing and pulling
 
 
+@pytest.mark.long
 def test_a_store_is_pushed_goes_on_after_a_failure_and_is_pulled(
         server: ObjectServer, path: Place, tmp_path: Path) -> None:
     local = tmp_path / "toy.zarr"

@@ -362,6 +362,7 @@ def test_other_folders_are_refused_in_one_line(files: dict[str, str], said: str,
     assert not (tmp_path / "report.html").exists()
 
 
+@pytest.mark.long
 def test_a_report_needs_no_torch(made: dict[str, Made]) -> None:
     code = ("import sys\nfrom pathlib import Path\nfrom gate_cache.core.roots import Roots\n"
             "from gate_cache.report.html.write import write_report\n"

@@ -103,6 +103,7 @@ def _made(kind: str, root: Path, home: Path, to: Path) -> Path:  # noqa: F811
     return run(root, to, **fields, head=kind).run
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_report_does_not_hang_on_titles(kind: str, made: dict[str, list[Path]]) -> None:
     plain, reworded = made[kind]
@@ -112,6 +113,7 @@ def test_a_report_does_not_hang_on_titles(kind: str, made: dict[str, list[Path]]
     assert all(told(plain)["items"]) and told(plain)["gains"].keys() == {"baseline", "uniform"}
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("kind", KINDS)
 def test_titles_can_be_changed_in_a_runs_files(kind: str, made: dict[str, list[Path]],
                                                tmp_path: Path) -> None:
@@ -138,6 +140,7 @@ def _reworded(data: Any) -> Any:
     return {**changed, "method": f"row of {len(data['method'])}"} if "role" in data else changed
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("kind", "trial"), [("nn", None), ("conv", None), ("sweep", "b,seed=1")])
 def test_evaluate_does_not_hang_on_titles(
         kind: str, trial: str | None, made: dict[str, list[Path]], root: Path,  # noqa: F811
@@ -148,6 +151,7 @@ def test_evaluate_does_not_hang_on_titles(
     assert plain == reworded and len(plain) > 3
 
 
+@pytest.mark.long
 def test_tables_of_a_sweep_and_of_recipes_do_not_hang_on_titles(
         made: dict[str, list[Path]]) -> None:
     plain, reworded = ([TrialRow.from_json({"each": [], **row}) for row in
@@ -164,6 +168,7 @@ def test_tables_of_a_sweep_and_of_recipes_do_not_hang_on_titles(
     assert beside[0] == beside[1] and {"1", "2", "3"} <= set(beside[0])
 
 
+@pytest.mark.long
 def test_a_finished_sweep_goes_on_under_other_titles(
         made: dict[str, list[Path]], root: Path, tmp_path: Path,  # noqa: F811
         monkeypatch: pytest.MonkeyPatch) -> None:
@@ -213,6 +218,7 @@ def test_runs_of_the_first_release_say_what_they_said(kind: str, first: Path) ->
     assert [g.name for g in grouped(record, record.results)] == then["groups"]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("kind", KINDS)
 def test_titles_of_the_first_release_give_what_is_written_now(
         kind: str, first: Path, made: dict[str, list[Path]]) -> None:

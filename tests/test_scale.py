@@ -119,6 +119,7 @@ def imagenet(**changed: Any) -> StoreShape:
     return StoreShape(ids, {"latents": (4, 64, 64)}, combos, Encoding(), None, **changed)
 
 
+@pytest.mark.long
 def test_imagenet_fits_when_it_is_pooled() -> None:
     found = {p.change: p for p in proposals(imagenet(), 2 * 10**12)}
     pooled = found["maps: {<each>: {grid: 1}}, store: {latents: false}"]

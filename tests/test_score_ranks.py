@@ -29,6 +29,7 @@ def test_intervals_draw_images_for_both_figures() -> None:
     assert ranks(units, ids, mixed) == "-0.50 (-1.00 to 1.00)"
 
 
+@pytest.mark.long
 def test_every_technique_has_both_figures(roots: Roots, tmp_path: Path) -> None:
     loaded = techniques(None, 16)
     names = list(loaded.manifest.train.combos or ())[:3]

@@ -163,6 +163,7 @@ def wide(tmp_path_factory: pytest.TempPathFactory) -> tuple[Loaded, Roots, Featu
     return made_of(tmp_path_factory.mktemp("wide"), {"size": [64, 128]})
 
 
+@pytest.mark.long
 def test_maps_of_a_wide_input_are_the_unmodified_library_s(wide: Any, pipe: Any) -> None:
     plain, store = Resized(wide, pipe, WIDE), wide[2]
     x0 = plain.latents(plain.images)

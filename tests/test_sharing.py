@@ -233,6 +233,7 @@ def test_to_the_hub_and_back(store: FeatureStore, target: Path, hub: HubServer) 
     assert (part.blocks, part.images) == (1, 3)
 
 
+@pytest.mark.long
 def test_a_pull_is_of_one_commit(store: FeatureStore, target: Path, hub: HubServer,
                                  monkeypatch: pytest.MonkeyPatch) -> None:
     """A push in between, of the same rows with other values, is not mixed in."""

@@ -63,6 +63,7 @@ def found(name: str, home: Roots) -> ModelFiles:
     return files
 
 
+@pytest.mark.mostly_long("sd1")
 @pytest.mark.parametrize("name", KINDS)
 def test_every_weight_is_that_of_the_folder(name: str, home: Roots) -> None:
     one = load(found(name, home), torch.device("cpu"), torch.float32)
@@ -177,6 +178,7 @@ def remade(home: Roots, name: str, more: dict[str, torch.Tensor],
 V_PRED, ZTSNR = {"v_pred": torch.zeros(0)}, {"ztsnr": torch.zeros(0)}
 
 
+@pytest.mark.mostly_long("more0-*", "more1-*")
 @pytest.mark.parametrize(("more", "metadata", "predicts", "zero"), [
     ({}, None, "epsilon", False), (V_PRED, None, "v_prediction", False),
     ({**V_PRED, **ZTSNR}, None, "v_prediction", True), (ZTSNR, None, "epsilon", True),
@@ -214,6 +216,7 @@ def test_a_file_of_2_that_says_what_it_predicts_needs_no_scheduler(home: Roots) 
         assert found("sd2", home).schedule()["prediction_type"] == predicts
 
 
+@pytest.mark.mostly_long("sd1-*")
 @pytest.mark.parametrize(("name", "key"), [
     ("sd1", "model.diffusion_model.input_blocks.1.0.gate.weight"),
     ("sd1", "model.diffusion_model.time_embed.7.weight"), ("sd1", "control_model.x.weight"),

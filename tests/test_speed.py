@@ -37,6 +37,7 @@ def test_what_changes_values_is_in_the_fingerprint_and_nothing_else(
     assert {p.recipe["compute"] for p in work.plans(work.model())} == {"float32+tf32"}
 
 
+@pytest.mark.mostly_long("channels_last")
 @pytest.mark.parametrize("option", ["channels_last", "compile"])
 def test_an_option_changes_nothing_but_rounding(
         option: str, toy: Toy, roots: Roots, manifest: WriteManifest,

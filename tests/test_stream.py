@@ -238,6 +238,7 @@ def test_first_touch_checks_once(tmp_path: Path, path: Path, check: Any) -> None
             store["a"]["up1"][8]
 
 
+@pytest.mark.mostly_long("fork")
 @pytest.mark.parametrize("method", ["fork", "spawn"])
 def test_in_workers_of_a_dataloader(store: FeatureStore, method: str) -> None:
     stream = FeatureStream(store, ["a", "b"], seed=5)

@@ -109,6 +109,7 @@ def test_trials_differ(four: tuple[Swept, Path]) -> None:
                    for a in names for b in names if a < b)
 
 
+@pytest.mark.long
 def test_trials_with_other_heads_and_combos(root: Path, tmp_path: Path) -> None:  # noqa: F811
     trials = [{"head": CONV_HEAD, "assigners": 1}, {"combos": ["good", "noise-0"]},
               {"attention": "attn"}, {"batch": 2}]
@@ -155,6 +156,7 @@ def reads(root: Path, to: Path, file: dict[str, Any],  # noqa: F811
     return len(counted)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("cached", [True, False])
 def test_many_trials_read_as_often_as_one(root: Path, tmp_path: Path, cached: bool,  # noqa: F811
                                           monkeypatch: pytest.MonkeyPatch) -> None:
@@ -173,6 +175,7 @@ def test_many_trials_read_as_often_as_one(root: Path, tmp_path: Path, cached: bo
 # ------------------------------------------------------------------------- several processes
 
 
+@pytest.mark.long
 def test_processes_share_the_trials(root: Path, four: tuple[Swept, Path],  # noqa: F811
                                     tmp_path: Path) -> None:
     """A stream each; several of one are below."""
@@ -212,6 +215,7 @@ def test_what_goes_wrong_in_a_process_is_told(tmp_path: Path,
                  points, tmp_path / "out", 2)
 
 
+@pytest.mark.long
 def test_a_worker_that_is_killed_is_a_line(root: Path, tmp_path: Path,  # noqa: F811
                                            monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sweep_workers, "_share", dying.die)
@@ -222,6 +226,7 @@ def test_a_worker_that_is_killed_is_a_line(root: Path, tmp_path: Path,  # noqa: 
         sweep_on(Workspace(loaded, Roots(stores=root / "stores")), points, tmp_path / "out", 2)
 
 
+@pytest.mark.long
 def test_what_failed_in_a_process_is_not_tried_again(
         root: Path, four: tuple[Swept, Path], tmp_path: Path,  # noqa: F811
         monkeypatch: pytest.MonkeyPatch) -> None:

@@ -188,6 +188,7 @@ def test_layers_of_a_compiled_model_are_read_as_they_run() -> None:
         assert torch.equal(taps.read(run)[spec.name], expected)
 
 
+@pytest.mark.long
 def test_inner_maps_are_stored_and_share_no_half_with_a_controlnet(
         manifest: WriteManifest, roots: Roots) -> None:
     """Rows are the same whether a combo stands alone or beside one that differs by ControlNet."""

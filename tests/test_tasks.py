@@ -189,6 +189,7 @@ def same(a: Trial, b: Trial) -> bool:
 # ------------------------------------------------------------------------------------ learning
 
 
+@pytest.mark.mostly_long("squash-*")
 @pytest.mark.parametrize("head", HEADS)
 def test_eight_samples_are_learnt(head: str, maps: NativeMaps) -> None:
     task = task_of(head, maps)
@@ -205,6 +206,7 @@ SHORT: dict[str, dict[str, Any]] = {
 }
 
 
+@pytest.mark.mostly_long("squash-*")
 @pytest.mark.parametrize("head", HEADS)
 def test_trials_together_equal_trials_alone(head: str, maps: NativeMaps) -> None:
     task = task_of(head, maps)
@@ -505,6 +507,7 @@ def trained(home: Path, to: Path, head: str, **fields: Any) -> TrainedRun:
     return train(Workspace(loaded, Roots(stores=home / "stores", runs=to), "cpu"), run=to / "run")
 
 
+@pytest.mark.mostly_long("upernet", "classifier", "linear", "knn")
 @pytest.mark.parametrize("head", HEADS)
 def test_train_compares_single_uniform_and_gate(head: str, home: Path, tmp_path: Path) -> None:
     found = trained(home, tmp_path, head, baseline="noise")
@@ -524,6 +527,7 @@ def test_train_compares_single_uniform_and_gate(head: str, home: Path, tmp_path:
     assert found.splits["test"] == {"images": 8}
 
 
+@pytest.mark.mostly_long("upernet", "classifier", "linear", "knn")
 @pytest.mark.parametrize("head", HEADS)
 def test_sweep_has_what_train_has(head: str, home: Path, tmp_path: Path) -> None:
     loaded = manifest(tmp_path, head=head, **WIRED[head])

@@ -683,6 +683,7 @@ def test_a_failed_run_has_no_metrics(root: Path, tmp_path: Path,
                                                               "splits.json"}
 
 
+@pytest.mark.mostly_long("nn-*", "conv-3")
 @pytest.mark.parametrize(("head", "at"), [("nn", 1), ("conv", 3), ("conv", 5)])
 def test_an_interrupted_run_goes_on_and_ends_the_same(
         root: Path, tmp_path: Path, head: str, at: int, monkeypatch: pytest.MonkeyPatch) -> None:

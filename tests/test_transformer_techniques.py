@@ -114,6 +114,7 @@ def test_a_lora_of_pixart_is_a_merge_by_hand(models: Path, tmp_path: Path) -> No
     assert torch.equal(predicted(model, x, 50), plain)
 
 
+@pytest.mark.mostly_long("sd3", "sana")
 @pytest.mark.parametrize("name", ["sd3", "flux", "sana", "qwen", "z-image"])
 def test_pefts_loras_are_what_diffusers_makes_of_them(models: Path, name: str,
                                                       tmp_path: Path) -> None:

@@ -474,6 +474,7 @@ def test_techniques_of_other_models_are_refused_in_a_plan(
         plan(Workspace(loaded, roots, "cpu"))
 
 
+@pytest.mark.long
 def test_a_small_sd3_is_extracted_stored_and_trained_on(models: Path, manifest: WriteManifest,
                                                         roots: Roots) -> None:
     """Rows are maps of our own pass: the model's, at the noise that the definition says."""

@@ -81,6 +81,7 @@ def dense(manifest: WriteManifest, roots: Roots) -> Any:
     return work
 
 
+@pytest.mark.long
 def test_heads_read_sharper_maps(dense: Any, tmp_path: Path) -> None:
     """Those of the reader are joint bilateral ones of the stored, by the picture in the square."""
     work = dense(name="pixel-mlp", members=2, upsampler="joint-bilateral")

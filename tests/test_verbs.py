@@ -159,6 +159,7 @@ def test_match_refuses(more: list[str], said: str, home: Path) -> None:
         raise done.exception  # type: ignore[misc]
 
 
+@pytest.mark.long
 def test_the_notebook_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     notebook = json.loads((Path(__file__).parents[1] / "docs" / "first-steps.ipynb").read_text())

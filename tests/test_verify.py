@@ -134,6 +134,7 @@ def test_every_flipped_bit_is_found(path: Path) -> None:
         (path / name).write_bytes(data)
 
 
+@pytest.mark.long
 def test_files_that_are_cut_off_or_gone_are_found(path: Path) -> None:
     for name, data in files(path).items():
         for changed in (b"", data[:-1], data + b"\0"):
@@ -383,6 +384,7 @@ def test_rows_computed_again_are_equal(toy: Toy) -> None:
     assert found.tolerance == 0 and found.agrees
 
 
+@pytest.mark.long
 def test_what_differs_is_measured_and_explained(toy: Toy, tmp_path: Path,
                                                 manifest: WriteManifest) -> None:
     from gate_cache.store.format.documents import put_attrs

@@ -229,6 +229,7 @@ def test_what_cannot_be_served_is_one_line(
     assert empty.count("error: ") == 1 and "holds no extracted image yet" in empty
 
 
+@pytest.mark.long
 def test_ctrl_c_is_a_clean_end(home: Path) -> None:  # noqa: F811
     words = [sys.executable, "-m", "gate_cache.cli", "view", str(home / "stores" / "toy.zarr"),
              "--no-browser"]
@@ -242,6 +243,7 @@ def test_ctrl_c_is_a_clean_end(home: Path) -> None:  # noqa: F811
     assert running.returncode == 0 and "Traceback" not in said
 
 
+@pytest.mark.long
 @pytest.mark.skipif(os.name != "posix", reason="who may read a file is told otherwise there")
 def test_the_secret_is_not_in_the_words_that_a_browser_is_started_with(
         home: Path, tmp_path: Path, page: Page) -> None:  # noqa: F811
@@ -461,6 +463,7 @@ def answers(page: Page) -> None:  # noqa: F811
     page.wait_for_function("new Promise(done => setTimeout(() => done(true), 50))", timeout=9000)
 
 
+@pytest.mark.long
 def test_thousands_of_images_are_a_window_on_the_list(page: Page, many: ViewerSession) -> None:  # noqa: F811
     with served(many) as running:
         page.goto(running.address)
@@ -471,6 +474,7 @@ def test_thousands_of_images_are_a_window_on_the_list(page: Page, many: ViewerSe
         page.wait_for_load_state("networkidle")
 
 
+@pytest.mark.mostly_long("told0")
 @pytest.mark.parametrize("told", [{"problem": "the disk is gone"}, {"total": 20000, "ids": []}])
 def test_a_part_of_the_list_that_fails_is_asked_for_again_by_the_next_scroll(
         page: Page, many: ViewerSession, told: dict[str, Any]) -> None:  # noqa: F811
@@ -505,6 +509,7 @@ def test_a_list_whose_server_has_ended_can_be_scrolled(browser: Browser,  # noqa
     page.close()
 
 
+@pytest.mark.mostly_long("360")
 @pytest.mark.parametrize("width", [360, 800, 1280])
 def test_nothing_is_wider_than_the_page(page: Page, server: Served, width: int) -> None:  # noqa: F811
     page.set_viewport_size({"width": width, "height": 760})
