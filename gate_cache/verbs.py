@@ -14,6 +14,7 @@ from gate_cache.core.errors import UserError
 from gate_cache.core.places import Url, parse_place
 from gate_cache.core.progress import Progress, Silent
 from gate_cache.core.roots import Roots
+from gate_cache.diffusion.models.embedded import PHOTOS
 from gate_cache.workspace.data_root import recall
 from gate_cache.workspace.own_images import Features, Images, workspace_for
 from gate_cache.workspace.workspace import Workspace
@@ -31,7 +32,7 @@ SHARES = {"val": 0.1, "test": 0.3}
 
 
 def extract(images: Images | Workspace, *,
-            model: str | Mapping[str, Any] = "tiny",
+            model: str | Mapping[str, Any] = PHOTOS,
             combos: Mapping[str, str | Mapping[str, Any]] | None = None,
             to: str | Path = "features.zarr", device: str | None = None,
             quiet: bool = False) -> FeatureStore:
@@ -44,7 +45,8 @@ def extract(images: Images | Workspace, *,
     ----------
     images : a folder (with all images below it), or files; or a `Workspace`, whose manifest then
         says all that follows
-    model : ``tiny``, a hub id, a folder or a file; or the fields of a manifest's ``model``
+    model : a hub id, a folder, a file, or an embedded family (``tiny-photos``; ``tiny`` for
+        drawings); or the fields of a manifest's ``model``
     combos : by name, a prompt, or the fields of a manifest's ``conv``; by default one, ``plain``,
         with the prompt *a photo*
     to : the store's folder

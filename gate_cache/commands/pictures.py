@@ -20,6 +20,7 @@ from gate_cache.commands.options import (
 )
 from gate_cache.core.errors import UserError
 from gate_cache.core.places import is_manifest
+from gate_cache.diffusion.models.embedded import PHOTOS
 
 Out = Annotated[Path | None, typer.Option(
     help="Folder for the PNG files [<store>-pictures beside the store].")]
@@ -39,7 +40,7 @@ def match(images: Annotated[list[str], typer.Argument(
           grid: Annotated[int | None, typer.Option(
               min=1, max=40, help="Match a grid of this many points per side.")] = None,
           model: Annotated[str | None, typer.Option(
-              help="Model for two files: tiny, a hub id, a folder or a file [tiny].")] = None,
+              help="Model for two files: a hub id, a folder or a file [tiny-photos].")] = None,
           prompt: Annotated[str | None, typer.Option(help="For two files [a photo].")] = None,
           out: Annotated[Path | None, typer.Option(
               help="A PNG file, or its folder [<store>-pictures; here for two files].")] = None,
@@ -62,7 +63,7 @@ def match(images: Annotated[list[str], typer.Argument(
     own = is_manifest(Path(images[0]))
     if len(images) == 2 and not own:
         refuse(run or combo, "--combo and --run are for two images of a manifest")
-        features = Features(model or "tiny", {"plain": prompt or "a photo"})
+        features = Features(model or PHOTOS, {"plain": prompt or "a photo"})
         # into a store of its own that is removed again
         with passing(images, features, on.roots, on.device, console_progress()) as (work, ids):
             extract(work)
