@@ -1,4 +1,4 @@
-"""No test can hang: it fails by its name, and the others go on."""
+"""No test can hang: it fails by its name, and the others go on. What `make test` leaves out."""
 
 from __future__ import annotations
 
@@ -31,16 +31,37 @@ def test_that_does_not():
 """
 
 
-@pytest.mark.long
-def test_a_test_that_hangs_fails_by_its_name(tmp_path: Path) -> None:
-    (tmp_path / "test_them.py").write_text(TESTS)
+SOME_ARE_LONG = """
+import pytest
+
+@pytest.mark.mostly_long("a", "b*")
+@pytest.mark.parametrize("name", ["a", "ab", "b", "bc", "c"])
+def test_some(name):
+    pass
+"""
+
+
+def run(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
+    """pytest on a file in a folder of its own, with this folder's conftest."""
     paths = [str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, paths)),
                    "GATE_CACHE_TEST_SECONDS": "1"}
-    done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-p", "conftest", "-p", "no:cacheprovider",
-         "test_them.py"], cwd=tmp_path, env=environment, capture_output=True, text=True)
+    return subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-p", "conftest", "-p", "no:cacheprovider", *words,
+         "test_them.py"], cwd=folder, env=environment, capture_output=True, text=True)
+
+
+@pytest.mark.long
+def test_a_test_that_hangs_fails_by_its_name(tmp_path: Path) -> None:
+    (tmp_path / "test_them.py").write_text(TESTS)
+    done = run(tmp_path)
     assert done.returncode == 1, done.stderr
     assert "1 passed" in done.stdout and "1 failed" in done.stdout and "1 error" in done.stdout
     for name in ("test_that_waits", "test_whose_fixture_waits"):
         assert f"test_them.py::{name} takes longer than 1 s" in done.stdout
+
+
+def test_parametrisations_that_are_not_named_are_long(tmp_path: Path) -> None:
+    (tmp_path / "test_them.py").write_text(SOME_ARE_LONG)
+    found = run(tmp_path, "--collect-only", "-m", "long").stdout
+    assert [name for name in ("a", "ab", "b", "bc", "c") if f"[{name}]" in found] == ["ab", "c"]
