@@ -41,18 +41,19 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=25)
     parser.add_argument("--runs", type=int, default=3, help="separate runs that are measured")
     parser.add_argument("--assigner-resolution", type=int, help="of the trials")
+    parser.add_argument("--hidden", type=int, default=32, help="units of an assigner")
     parser.add_argument("--stores", default="stores")
     given = parser.parse_args()
+    short = {"steps": given.steps, "validate_steps": given.steps, "hidden": given.hidden}
     with tempfile.TemporaryDirectory() as home:
         path = Path(home, "sweep.yaml")
         path.write_text(yaml.safe_dump({"grid": GRID, "train": {
-            "steps": given.steps, "validate_steps": given.steps,
-            "assigner_resolution": given.assigner_resolution}}))
+            **short, "assigner_resolution": given.assigner_resolution}}))
         whole = seconds("sweep", MANIFEST, str(path), "--stores", given.stores, "--out",
                         f"{home}/sweep")
         manifest = Path(home, "toyworld.yaml")
         data = yaml.safe_load(Path(MANIFEST).read_text())
-        data["train"] |= {"steps": given.steps, "validate_steps": given.steps}
+        data["train"] |= short
         manifest.write_text(yaml.safe_dump(data))
         alone = [seconds("train", str(manifest), "--stores", given.stores, "--gamma1",
                          str(GRID["gamma1"][i]), "--out", f"{home}/run-{i}")
