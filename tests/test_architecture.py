@@ -326,6 +326,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.mostly_long("--help*", "plan*", "status*", "inspect*")
 @pytest.mark.parametrize(("command", "banned", "expected"), [
     ("--help", (*HEAVY, "zarr", "numpy", "pydantic", "yaml", "tokenizers"), "Usage"),
     ("validate m.yaml", (*HEAVY, "zarr", "numpy"), "valid, 1 combo"),

@@ -188,10 +188,11 @@ def test_train_prints_the_table_and_leaves_a_run(gate: Run, roots: Roots, tmp_pa
                  "original-image pixels", str(out)):
         assert word in found.out
     assert json.loads((out / "metrics.json").read_text())["head"] == "nn"
-    ranked = json.loads(gate("probe", loaded.path, *where, "--split", "test", "--json").out)
+    few = ["probe", loaded.path, *where, "--split", "test", "--images", 4]
+    ranked = json.loads(gate(*few, "--json").out)
     assert [t["task"] for t in ranked["tables"]] == [
         "correspondence", "segmentation", "classification"]
-    assert "mean of 2" in gate("probe", loaded.path, *where, "--split", "test", "--images", 4).out
+    assert "mean of 2" in gate(*few).out
     unseen = gate("probe", loaded.path, *where)
     assert unseen.code == 2 and "split 'val' has no images; pass --split test" in unseen.err
 
@@ -211,6 +212,7 @@ def test_train_without_a_store_says_how_to_get_one(gate: Run, roots: Roots,
     assert not roots.runs.exists()
 
 
+@pytest.mark.long
 def test_lora_trains_one_that_extract_uses(gate: Run, roots: Roots,
                                            manifest: WriteManifest) -> None:
     combo = {"prompt": "a photo", "lora": {"source": "toy-lora.safetensors"}, "maps": ["up0"]}

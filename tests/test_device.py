@@ -71,7 +71,7 @@ def test_every_technique_is_the_cpus_and_waits_for_copies_alone(tmp_path: Path) 
     assert beyond_bounds(waited) == [], waited
 
 
-@pytest.mark.mostly_long("sd1", "ddpm")
+@pytest.mark.mostly_long("ddpm")
 @pytest.mark.parametrize("family", ["sd1", "sdxl", "ddpm"])
 def test_every_family_is_the_cpus(family: str, models: Path, tmp_path: Path) -> None:  # noqa: F811
     """ControlNet, LoRA, long prompts, attention and denoising of each, where it has them."""

@@ -438,7 +438,7 @@ def test_extract_stores_as_the_manifest_says_and_tells_it(
         assert np.isfinite(again[name][4]).all()
 
 
-@pytest.mark.mostly_long("float16", "int8", "float16 + zstd")
+@pytest.mark.mostly_long("int8")
 @EVERY
 def test_training_runs(tmp_path: Path, encoding: Encoding) -> None:
     build(tmp_path / "stores", train_manifest(tmp_path), encoding=encoding)

@@ -551,6 +551,7 @@ def test_a_lora_file_below_the_models_root_is_used(roots: Roots, manifest: Write
                                   FeatureStore.open(toy[2])["lora"]["up1"][:])
 
 
+@pytest.mark.long
 def test_a_full_disk_keeps_what_is_done(toy: Toy, roots: Roots,
                                         monkeypatch: pytest.MonkeyPatch) -> None:
     real, calls = LocalFolder._name, iter(range(1000))

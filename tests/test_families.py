@@ -127,7 +127,7 @@ def sections(name: str) -> dict[str, Any]:
 # ------------------------------------------------------------------------------------ end to end
 
 
-@pytest.mark.mostly_long("sd1", "ddpm")
+@pytest.mark.mostly_long("ddpm", "bare")
 @pytest.mark.parametrize("name", WRITERS)
 def test_extract_resumes_and_yields_the_plan(name: str, home: Roots, manifest: WriteManifest,
                                              monkeypatch: pytest.MonkeyPatch) -> None:

@@ -198,6 +198,7 @@ def test_a_plan_counts_images_and_bytes_of_each_shape(made: Made) -> None:
     assert sum(p.stat().st_size for p in files) == pytest.approx(found.bytes, rel=0.1)
 
 
+@pytest.mark.long
 def test_a_store_is_whole_and_computed_again_to_the_bit(made: Made) -> None:
     assert verify(made[2].path).problems == [] and not verify(made[2].path).notes
     again = recompute(work(made), 7)
@@ -243,6 +244,7 @@ def test_pictures_have_each_image_s_own_shape(made: Made) -> None:
     assert drawn[0].attention["words"][0][1].shape == (12, 20)
 
 
+@pytest.mark.long
 def test_new_images_and_lost_blocks_are_all_that_is_computed(tmp_path: Path) -> None:
     loaded, roots, store = extracted(tmp_path, {"a": (60, 100), "b": (80, 80)})
     before = {n: store["plain"]["up2"][f"{n}.png"] for n in "ab"}

@@ -124,7 +124,7 @@ FORMS: dict[str, Callable[[list[Changed]], Written]] = {
     "kohya": kohya, "diffusers": diffusers, "transformers 4": lambda x: diffusers(x, old=True)}
 
 
-@pytest.mark.mostly_long("*-kohya")
+@pytest.mark.mostly_long("resized-kohya", "one alpha*-kohya")
 @pytest.mark.parametrize("tool, form", [
     *((tool, "kohya") for tool in TOOLS), ("resized", "diffusers"), ("resized", "transformers 4"),
     ("some without alpha", "transformers 4")])

@@ -113,6 +113,7 @@ def test_one_source_at_two_sizes_is_two_models(roots: Roots, tmp_path: Path) -> 
     assert not conv[2, : 2 * width].any() and not conv[:2, 2 * width:].any()
 
 
+@pytest.mark.long
 def test_maps_at_their_own_resolution_are_the_same_sum(store: FeatureStore) -> None:
     spec = NativeSpec(groups(store), joining=Joining(unit=False), pool=2)
     maps = NativeMaps(store, spec, CPU, {"x": 0}, lambda _: (64, 64))

@@ -18,6 +18,7 @@ from gate_cache.report.figures import show as show_page
 from gate_cache.workspace.workspace import Workspace
 
 
+@pytest.mark.mostly_long("sd2", "ddpm", "bare")
 @pytest.mark.parametrize("name", (*TEXT, *PIXELS))
 def test_a_pass_is_watched(name: str, home: Roots, manifest: WriteManifest) -> None:  # noqa: F811
     loaded = manifest(**sections(name))

@@ -137,6 +137,7 @@ def workspace(root: Path, loaded: Loaded) -> Workspace:
     return Workspace(loaded, Roots(stores=root / "stores", runs=root), "cpu")
 
 
+@pytest.mark.long
 def test_a_training_judges_aligned_sources(root: Path, tmp_path: Path) -> None:
     work = workspace(root, described(tmp_path))
     aligned = train(work, tmp_path / "run").tables[0]

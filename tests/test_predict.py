@@ -173,7 +173,7 @@ def command(monkeypatch: pytest.MonkeyPatch, home: Path, run: str, *words: objec
     return int(end.value.code or 0)
 
 
-@pytest.mark.mostly_long("pixel-mlp")
+@pytest.mark.long
 @pytest.mark.parametrize("head", HEADS)
 def test_the_command(head: str, home: Path, monkeypatch: pytest.MonkeyPatch,
                      capsys: pytest.CaptureFixture[str]) -> None:

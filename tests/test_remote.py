@@ -413,7 +413,7 @@ def test_what_fails_for_a_while_is_tried_again(path: Place, server: ObjectServer
         equal(store)
 
 
-@pytest.mark.mostly_long("503", "drop")
+@pytest.mark.mostly_long("503")
 @pytest.mark.usefixtures("impatient")
 @pytest.mark.parametrize("how", ["503", "drop", "slow"])
 def test_a_dead_server_is_one_line_and_leaves_blocks_undone(path: Place, server: ObjectServer,

@@ -134,6 +134,7 @@ def test_imagenet_fits_when_it_is_pooled() -> None:
     assert fewer < sum(g.files for g in imagenet().groups().values()) / 6
 
 
+@pytest.mark.long
 def test_a_plan_is_what_lands_on_the_disk(manifest: WriteManifest, roots: Roots) -> None:
     work = Workspace(manifest(dataset=DATA, store={"block": 2}), roots, "cpu")
     said = plan(work, rate=10)

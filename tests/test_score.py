@@ -48,6 +48,7 @@ def rows(found: ShiftScores) -> dict[str, Scored]:
     return {r.name: r for r in found.rows}
 
 
+@pytest.mark.long
 def test_scores_are_those_of_a_stores_features(scores: ShiftScores, toy: Toy,
                                                manifest: WriteManifest, roots: Roots) -> None:
     """The same passes extracted into a store, and Eq. 1 and 2 written out."""

@@ -144,6 +144,7 @@ def test_what_a_single_file_lacks_is_named(home: Roots, name: str, remove: str,
         found(name, home)
 
 
+@pytest.mark.mostly_long("sd1*")
 @pytest.mark.parametrize(("source", "config", "says"), [
     ("sd1.safetensors", None, "a single file has no tokenizer; put that into a folder"),
     ("gone.safetensors", "sd1-config", "no such file; put it there"),

@@ -126,6 +126,7 @@ def test_trials_with_other_heads_and_combos(root: Path, tmp_path: Path) -> None:
         assert found[name].method == gate.method
 
 
+@pytest.mark.long
 def test_conv_has_baselines_that_are_trained(root: Path, tmp_path: Path) -> None:  # noqa: F811
     fields = {"head": CONV_HEAD, "assigners": 1}
     rows = trained(swept(root, tmp_path / "s", {"grid": {"seed": [0, 1]}}, **fields))

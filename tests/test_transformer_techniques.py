@@ -211,6 +211,7 @@ class OneImage:
         return make(rows)
 
 
+@pytest.mark.mostly_long("sd3*")
 @pytest.mark.parametrize(("name", "more"), [
     ("sd3", {"force_zeros_for_pooled_projection": False}),
     ("sd3", {"force_zeros_for_pooled_projection": True}), ("flux", {})])

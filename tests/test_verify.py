@@ -482,6 +482,7 @@ def test_the_command_on_what_is_no_store(gate: Run, tmp_path: Path) -> None:
     assert found.code == 2 and "no such store" in found.err
 
 
+@pytest.mark.long
 def test_the_command_that_computes_again(gate: Run, toy: Toy) -> None:
     words = "verify", toy[0].path, "--stores", toy[1].stores, "--recompute", 2, "--device", "cpu"
     found = gate(*words)
