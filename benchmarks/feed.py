@@ -82,7 +82,7 @@ def training(store: FeatureStore, rows: list[int], resized: bool = False) -> Non
     task = CorrespondenceTask(buckets, {"train": pairs, "val": []})
     with ExitStack() as stack:
         stack.enter_context(mock.patch.object(  # what is held comes never again in time
-            order, "_drawn", lambda count, *_: list(range(count))))
+            order, "_drawn", lambda count, *_: torch.arange(count)))
         if not resized:
             buckets._feed = Feed(buckets._feed._reader, int,
                                  lambda *_: Bucket(torch.zeros(1), None), lambda _: 1, CPU, 0)

@@ -1,4 +1,4 @@
-"""Benchmarks run: all import, two run in small (slow), for no type checker sees patched names."""
+"""Benchmarks run: all import, two run in small (long), for no type checker sees patched names."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 
+
 def figures(*arguments: str) -> Any:
     """What a benchmark prints."""
     done = subprocess.run([sys.executable, "-m", *arguments], cwd=ROOT, text=True,
@@ -21,14 +22,14 @@ def figures(*arguments: str) -> Any:
     return json.loads(done.stdout[done.stdout.index("{"):])
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_feed() -> None:
     rates = figures("benchmarks.feed", "--images", "8", "--rounds", "1")["images/s"]
     assert {"np.memmap", "training", "training, int8"} <= rates.keys()
     assert all(rate > 0 for rate in rates.values())
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_pipeline(tmp_path: Path) -> None:
     result = figures("benchmarks.pipeline", "--images", "48", "--combos", "1", "--rounds", "1",
                      "--folder", str(tmp_path))
