@@ -117,7 +117,8 @@ def ours(store: FeatureStore) -> Callable[[int], object]:
 
 def plain(store: FeatureStore) -> Callable[[int], object]:
     """zarr-python over its own ObjectStore."""
-    made: Any = obstore.store.from_url(str(store.path), client_options={"allow_http": True})
+    made: Any = obstore.store.LocalStore(store.path) if isinstance(store.path, Path) else \
+        obstore.store.from_url(str(store.path), client_options={"allow_http": True})
     group: Any = zarr.open_group(ObjectStore(made), mode="r")
     arrays = [group[f"{store['c'].name}/{name}"] for name in SHAPES]
     return lambda row: [array[row] for array in arrays]

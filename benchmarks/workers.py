@@ -32,11 +32,18 @@ class Clock(Silent):
 
     @contextmanager
     def task(self, label: str, total: int, unit: str) -> Iterator[Any]:
+        if label != "extracting":
+            with super().task(label, total, unit) as other:
+                yield other
+            return
         yield self
-        self.rate = self.timed / (time.perf_counter() - self.start) if label == "extracting" else 0
+        self.rate = self.timed / (time.perf_counter() - self.start)
 
     def __init__(self, total: int) -> None:
         self.left, self.timed, self.start = WARM * total, 0, 0.0
+
+    def expect(self, total: int) -> None:
+        """Nothing: how many there are is known."""
 
     def advance(self, n: int = 1) -> None:
         """Count rows."""

@@ -1,9 +1,11 @@
-"""Benchmarks run: all import, two run in small (long), for no type checker sees patched names."""
+"""Benchmarks run: all import, some run in small (long), for no type checker sees patched names."""
 
 from __future__ import annotations
 
 import importlib
 import json
+import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -35,6 +37,22 @@ def test_pipeline(tmp_path: Path) -> None:
                      "--folder", str(tmp_path))
     assert result["rows"] == 16
     assert result["rows/s"].keys() >= {"ours", "np.save + fsync"}
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("arguments", [
+    ("remote", "--rows", "4", "--block", "2"), ("workers", "--images", "16"),
+    ("scheduler", "--blocks", "100"), ("read", "--images", "4", "--rounds", "1"),
+    ("write", "--blocks", "1", "--rounds", "1"), ("tiles", "--images", "1"),
+    ("pixel_judging", "--repeat", "1"), ("pixel_memory", "--combos", "1", "--steps", "2"),
+    ("encodings", "--codecs", "--rows", "1", "--rounds", "1"), ("overhead", "--images", "16")])
+def test_in_small(arguments: tuple[str, ...], tmp_path: Path) -> None:
+    name, *words = arguments
+    done = subprocess.run(
+        [sys.executable, "-m", f"benchmarks.{name}", *words], cwd=tmp_path, text=True,
+        capture_output=True, check=False, env={**os.environ, "PYTHONPATH": str(ROOT)})
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert re.search(r"\d", done.stdout)
 
 
 @pytest.mark.parametrize("name", sorted(p.stem for p in (ROOT / "benchmarks").glob("[a-z]*.py")))
