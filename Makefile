@@ -83,7 +83,7 @@ test: .venv/.ready  ## the tests, in JOBS processes of one thread each
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n $(JOBS) --dist loadfile $(ARGS)
 
 test-long: .venv/.ready  ## what CI runs besides: further inputs of each kind, several seconds each
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n $(JOBS) --dist loadfile -m long $(ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n $(JOBS) --dist loadfile -m 'long and not slow' $(ARGS)
 
 test-slow: .venv/.ready  ## the tests that take minutes or gigabytes
 	$(BIN)/python -m pytest -q -m slow -o faulthandler_timeout=10800 $(ARGS)

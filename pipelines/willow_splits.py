@@ -21,15 +21,18 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import yaml
 
+from gate_cache.core.fingerprint import fingerprint
 from gate_cache.core.places import parse_place
 from gate_cache.core.roots import Roots
 from gate_cache.learn.metrics.intervals import bootstrap
 from gate_cache.learn.metrics.items import Items
 from gate_cache.learn.metrics.pck import share
-from gate_cache.manifest.load import load
+from gate_cache.manifest.load import Loaded
+from gate_cache.manifest.specs import Manifest
 from gate_cache.report.terminal.console import console_progress
-from gate_cache.training.run_files import items_file
+from gate_cache.training.run_files import METRICS, items_file
 from gate_cache.training.train import train
 from gate_cache.workspace.workspace import Workspace
 from pipelines.command_line import guarded
@@ -43,14 +46,21 @@ ROWS = {"floor": "copy the position", "baseline": "single feature: plain-0",
 Array = npt.NDArray[Any]
 
 
-def trained(work: Workspace, seed: int) -> Path:
-    """The run of one split, made unless it is there."""
-    folder = Path(work.roots.runs) / f"willow-splits/{seed}"
-    manifest = work.manifest
-    if not (folder / "metrics.json").exists():
-        train(work.with_manifest(
-            dataset=manifest.dataset.model_copy(update={**SHARES, "split_seed": seed}),
-            train=manifest.train.model_copy(update={"seed": seed})), folder)
+def split(seed: int) -> Manifest:
+    """The manifest with one split, and a training's seed of the same number."""
+    data: dict[str, Any] = yaml.safe_load(MANIFEST.read_text(encoding="utf-8"))
+    data["dataset"] |= {**SHARES, "split_seed": seed}
+    data["train"] |= {"seed": seed}
+    return Manifest.model_validate(data)
+
+
+def trained(manifest: Manifest, roots: Roots) -> Path:
+    """The run of one split, made unless these settings have one."""
+    settings = fingerprint(manifest.model_dump(mode="json"))
+    folder = roots.runs / "willow-splits" / settings[:16]
+    if not (folder / METRICS).exists():
+        loaded = Loaded(path=MANIFEST, manifest=manifest)
+        train(Workspace(loaded, roots, progress=console_progress()), folder)
     return folder
 
 
@@ -99,8 +109,7 @@ def main() -> None:
     given.add_argument("--runs", type=Path, default=Path("runs"))
     args = given.parse_args()
     roots = Roots(data=args.data, stores=args.stores, runs=args.runs)
-    work = Workspace(load(MANIFEST), roots, "cpu", progress=console_progress())
-    runs = [trained(work, seed) for seed in range(args.splits)]
+    runs = [trained(split(seed), roots) for seed in range(args.splits)]
     print(report([[Items.load(items_file(run, name)) for name in ROWS] for run in runs]))
 
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from gate_cache.learn.metrics.items import Items
-from pipelines.willow_splits import ROWS, over_splits, report
+from gate_cache.manifest.load import load
+from pipelines.willow_splits import MANIFEST, ROWS, over_splits, report, split
 
 
 def items(ids: list[tuple[str, str]], right: list[int]) -> Items:
@@ -18,6 +19,14 @@ ROUNDS = [[items(FIRST, [5, 3]), items(FIRST, [4, 4]), items(FIRST, [7, 5]), ite
           [items(SECOND, [3, 1]), items(SECOND, [2, 0]), items(SECOND, [6, 2]),
            items(SECOND, [5, 6])]]
 """Rows in the order of ROWS: floor, single feature, uniform weights, GATE."""
+
+
+def test_a_split_is_the_manifest_with_another_seed_and_shares() -> None:
+    plain, found = load(MANIFEST).manifest, split(7)
+    assert found.dataset.model_dump() == {
+        **plain.dataset.model_dump(), "val": 0.2, "test": 0.4, "split_seed": 7}
+    assert found.train.model_dump() == {**plain.train.model_dump(), "seed": 7}
+    assert (found.conv, found.model, found.store) == (plain.conv, plain.model, plain.store)
 
 
 def test_a_pair_counts_once_with_the_mean_of_its_splits() -> None:

@@ -40,7 +40,7 @@ def match(images: Annotated[list[str], typer.Argument(
           grid: Annotated[int | None, typer.Option(
               min=1, max=40, help="Match a grid of this many points per side.")] = None,
           model: Annotated[str | None, typer.Option(
-              help="Model for two files: a hub id, a folder or a file [tiny-photos].")] = None,
+              help=f"Model for two files: a hub id, a folder or a file [{PHOTOS}].")] = None,
           prompt: Annotated[str | None, typer.Option(help="For two files [a photo].")] = None,
           out: Annotated[Path | None, typer.Option(
               help="A PNG file, or its folder [<store>-pictures; here for two files].")] = None,
