@@ -114,7 +114,7 @@ def allowed(encoding: Encoding, values: Array) -> Array:
 LIMIT = {"float16": 6e4, "bfloat16": 3e38, "float32": 3e38, "int8": 3e38}
 
 
-@pytest.mark.mostly_long("float16", "bfloat16", "int8", "float16 + zstd", "*pcodec*")
+@pytest.mark.mostly_long("float16", "bfloat16", "int8", "float16 + zstd")
 @EVERY
 @given(data=st.data())
 def test_values_come_back_within_the_stated_error(encoding: Encoding, data: Any) -> None:
@@ -234,7 +234,7 @@ def test_the_done_mark_is_of_what_is_stored(path: Path, encoding: Encoding) -> N
             == done.mark({str(i): a for i, a in enumerate(stored)})
 
 
-@pytest.mark.mostly_long("float16", "bfloat16", "int8", "float16 + zstd", "*pcodec*")
+@pytest.mark.mostly_long("float16", "bfloat16", "int8", "float16 + zstd")
 @EVERY
 def test_images_added_later_leave_the_rows_that_were_there(path: Path, encoding: Encoding) -> None:
     fill(path, encoding)
@@ -299,7 +299,7 @@ def test_rows_whose_image_was_gone_raise(path: Path, encoding: Encoding) -> None
         view.read_parts_into([2], {})
 
 
-@pytest.mark.mostly_long("float16", "bfloat16", "int8", "float16 + zstd", "*pcodec*")
+@pytest.mark.mostly_long("float16", "bfloat16", "int8", "float16 + zstd")
 @EVERY
 def test_a_flipped_byte_is_an_error(path: Path, encoding: Encoding) -> None:
     fill(path, encoding)

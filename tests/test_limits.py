@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import ast
 import os
+import re
 import subprocess
 import sys
+from fnmatch import fnmatch
 from pathlib import Path
 
 import pytest
@@ -65,3 +68,19 @@ def test_parametrisations_that_are_not_named_are_long(tmp_path: Path) -> None:
     (tmp_path / "test_them.py").write_text(SOME_ARE_LONG)
     found = run(tmp_path, "--collect-only", "-m", "long").stdout
     assert [name for name in ("a", "ab", "b", "bc", "c") if f"[{name}]" in found] == ["ab", "c"]
+
+
+@pytest.mark.long
+def test_every_id_that_mostly_long_names_is_there() -> None:
+    """One that is not would leave `make test` without any of its parametrisations."""
+    here = Path(__file__).parent
+    found = subprocess.run([sys.executable, "-m", "pytest", "-q", "--collect-only"], check=True,
+                           cwd=here.parent, capture_output=True, text=True).stdout
+    ids = re.findall(r"(\w+\.py)::(\w+)\[(.*)\]$", found, re.MULTILINE)
+    for path in sorted(here.glob("test_*.py")):
+        for function in ast.parse(path.read_text(encoding="utf-8")).body:
+            for mark in getattr(function, "decorator_list", []):
+                if "mostly_long" in (words := ast.unparse(mark)):
+                    own = [i for file, name, i in ids if (file, name) == (path.name, function.name)]
+                    for kept in map(ast.literal_eval, mark.args):
+                        assert any(fnmatch(i, kept) for i in own), (path.name, words, own)
